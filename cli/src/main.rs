@@ -1,0 +1,2 @@
+//! moec
+fn main() {}
