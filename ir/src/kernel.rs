@@ -1,0 +1,240 @@
+//! What one launch can compute: the parametric kernels that plans are made of.
+//!
+//! A [`KernelSpec`] fixes everything that is known when a model is compiled (shapes but for
+//! the symbols, strides, element types); code generation makes one PTX entry of each distinct
+//! spec. Calling convention of every kernel: one 64-bit pointer per operand, in the order
+//! that the spec's documentation gives (plan offsets are already applied), then `T`, `S` and
+//! `B` as three 32-bit integers.
+
+use crate::graph::{BinaryFn, Groups, ReduceFn, UnaryFn};
+use crate::{DType, Dim, Real};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How an operand lies in memory, from the address that its pointer holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct View {
+    /// Element type.
+    pub dtype: DType,
+    /// Size of each axis, outermost first. Symbols may stand in any axis but make strides of
+    /// the axes outside it symbolic, so in practice they stand in the outermost one.
+    pub shape: Vec<Dim>,
+    /// Elements between neighbours along each axis; 0 repeats.
+    pub strides: Vec<u64>,
+}
+
+/// A kernel and all parameters that its code depends on.
+///
+/// Arithmetic is float32 everywhere; results are rounded once (to nearest even) when stored.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kernel", rename_all = "snake_case")]
+pub enum KernelSpec {
+    /// `c[b, m, n] = sum_k a[b, m, k] * w[b, n, k] (+ add[b, m, n])`. Operands: a, w, \[add\], c;
+    /// all of rank 3 (`b` is the batch of heads; 1 without).
+    Gemm {
+        /// `[batch, M, K]`
+        a: View,
+        /// `[batch, N, K]`
+        w: View,
+        /// `[batch, M, N]`: added before rounding (a residual), where given.
+        add: Option<View>,
+        /// `[batch, M, N]`
+        c: View,
+    },
+    /// One matrix per expert, rows gathered and scattered by a [`KernelSpec::RoutePlan`]:
+    /// `c[t, j, n] = sum_k a[t, j or 0, k] * w[chosen[t, j], n, k]`. Operands: a, w, route, c.
+    GroupedGemm {
+        /// `[T, k or 1, K]`; of size 1 in the middle where all experts of a token read one row.
+        a: View,
+        /// `[E, N, K]`
+        w: View,
+        /// `[T, k, N]`
+        c: View,
+        /// Experts chosen per token.
+        top_k: u64,
+    },
+    /// Sorts the chosen (token, expert) pairs by expert. Operands: chosen, route.
+    /// `chosen`: `[T, k]` i32. `route`: i32 `[n_experts + 1 + T * k]`: first the offsets of each
+    /// expert's rows, then the row numbers `t * k + j` by expert, ascending within one.
+    RoutePlan {
+        /// `[T, k]` i32
+        chosen: View,
+        /// Number of experts.
+        n_experts: u64,
+    },
+    /// `out[t, n] = sum_j y[t, j, n] * weight[t, j] (+ adds...)`. Operands: y, weight, adds.., out.
+    Combine {
+        /// `[T, k, N]`
+        y: View,
+        /// `[T, k]`
+        weight: View,
+        /// `[T, N]` each: the shared experts' output, the residual.
+        adds: Vec<View>,
+        /// `[T, N]`
+        out: View,
+    },
+    /// `out[r, h, n] = s / sqrt(mean_n s² + eps) * weight[n]`, `s = x (+ residual)` rounded to
+    /// `sum`'s type where it is kept. Operands: x, \[residual, sum\], weight, out. Rank 3
+    /// (`h` = 1 where there are no heads).
+    RmsNorm {
+        /// `[R, H, N]`
+        x: View,
+        /// Residual read and sum written, both `[R, H, N]`, where the addition is fused.
+        residual: Option<(View, View)>,
+        /// `[N]`
+        weight: View,
+        /// `[R, H, N]`
+        out: View,
+        /// Added to the mean of squares.
+        eps: Real,
+    },
+    /// A function of each element of broadcast inputs; views all of the output's rank.
+    /// Operands: inputs.., out.
+    Pointwise {
+        /// Inputs, broadcast by zero strides.
+        inputs: Vec<View>,
+        /// The output.
+        out: View,
+        /// The function, in single-assignment order; the last is the result.
+        code: Vec<Scalar>,
+    },
+    /// The last axis reduced. Operands: x, out.
+    Reduce {
+        /// `[R, N]`
+        x: View,
+        /// `[R, 1]`
+        out: View,
+        /// How.
+        f: ReduceFn,
+    },
+    /// Softmax over the last axis. Operands: x, out.
+    Softmax {
+        /// `[R, N]`
+        x: View,
+        /// `[R, N]`
+        out: View,
+    },
+    /// Rotates pairs of the last axis by each token's position. Operands: x, table, positions, out.
+    /// `table`: f32 `[context, dim / 2, 2]` of cosine and sine; `positions`: i32 `[T]`.
+    Rotary {
+        /// `[T, H, dim]`
+        x: View,
+        /// `[T, H, dim]`
+        out: View,
+        /// Whether a pair is (2i, 2i + 1) or (i, i + dim/2).
+        interleaved: bool,
+    },
+    /// `out[r, ..] = table[index[r], ..]`. Operands: table, index, out. An index outside the
+    /// table reads as row 0. Rank 2.
+    Gather {
+        /// `[V, D]`
+        table: View,
+        /// `[R, D]`
+        out: View,
+    },
+    /// `table[index[r], ..] = x[r, ..]`. Operands: x, index, table. Rank 2; indices are distinct;
+    /// a negative index writes nothing.
+    Scatter {
+        /// `[R, D]`
+        x: View,
+        /// `[V, D]`
+        table: View,
+    },
+    /// Causal attention with online softmax. Operands: q parts.., k parts.., v, positions,
+    /// sequences, kv_start, out. Scores are the sum over parts of inner products. Keys of the
+    /// token at position `p` of sequence `b`: rows `kv_start[b] ..= kv_start[b] + p` of each k
+    /// part and of v. `positions`, `sequences`: i32 `[T]`; `kv_start`: i32 `[B]`.
+    Attention {
+        /// `[T, H, d]` each.
+        q: Vec<View>,
+        /// `[S, Hk, d]` each; `Hk` divides `H` (1: shared by all heads).
+        k: Vec<View>,
+        /// `[S, Hv, dv]`
+        v: View,
+        /// `[T, H, dv]`
+        out: View,
+        /// Factor on the scores.
+        scale: Real,
+    },
+    /// The best `k` of each row, best first, of equals the lower index. Operands: scores, chosen.
+    TopK {
+        /// `[T, E]`
+        scores: View,
+        /// `[T, k]` i32
+        chosen: View,
+        /// Group limit.
+        groups: Option<Groups>,
+    },
+    /// `out[t, j] = x[t, chosen[t, j]]`. Operands: x, chosen, out.
+    Pick {
+        /// `[T, E]`
+        x: View,
+        /// `[T, k]` i32
+        chosen: View,
+        /// `[T, k]`
+        out: View,
+    },
+}
+
+/// One step of a [`KernelSpec::Pointwise`] function; indices refer to earlier steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scalar {
+    /// The element of that input.
+    Input(usize),
+    /// A number.
+    Constant(Real),
+    /// A function of one step.
+    Unary(UnaryFn, usize),
+    /// A function of two steps.
+    Binary(BinaryFn, usize, usize),
+}
+
+impl View {
+    /// A dense row-major view. A symbol may stand only in the outermost axis; `None` otherwise.
+    pub fn dense(dtype: DType, shape: &[Dim]) -> Option<Self> {
+        let mut strides = vec![1; shape.len()];
+        for axis in (1..shape.len()).rev() {
+            strides[axis - 1] = strides[axis] * shape[axis].constant()?;
+        }
+        Some(Self { dtype, shape: shape.to_vec(), strides })
+    }
+
+    /// Whether elements lie densely in row-major order.
+    pub fn is_dense(&self) -> bool {
+        Self::dense(self.dtype, &self.shape).is_some_and(|d| d == *self)
+    }
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dims: Vec<String> = self.shape.iter().map(Dim::to_string).collect();
+        write!(f, "{}[{}]", self.dtype, dims.join(", "))?;
+        if !self.is_dense() {
+            write!(f, " strides {:?}", self.strides)?;
+        }
+        Ok(())
+    }
+}
+
+impl KernelSpec {
+    /// The family's name, which begins the names of its PTX entries.
+    pub fn family(&self) -> &'static str {
+        match self {
+            Self::Gemm { .. } => "gemm",
+            Self::GroupedGemm { .. } => "grouped_gemm",
+            Self::RoutePlan { .. } => "route_plan",
+            Self::Combine { .. } => "combine",
+            Self::RmsNorm { .. } => "rms_norm",
+            Self::Pointwise { .. } => "pointwise",
+            Self::Reduce { .. } => "reduce",
+            Self::Softmax { .. } => "softmax",
+            Self::Rotary { .. } => "rotary",
+            Self::Gather { .. } => "gather",
+            Self::Scatter { .. } => "scatter",
+            Self::Attention { .. } => "attention",
+            Self::TopK { .. } => "top_k",
+            Self::Pick { .. } => "pick",
+        }
+    }
+}

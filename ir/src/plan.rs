@@ -1,0 +1,272 @@
+//! The program of launches that a target executes; with the PTX it is the artefact.
+//!
+//! A plan is closed: it names every buffer, every weight tensor and every launch of a step,
+//! with sizes as polynomials in `T`, `S` and `B`. The runtime decides nothing.
+
+use crate::graph::{Rotary, ValueId};
+use crate::kernel::KernelSpec;
+use crate::{DType, Dim, Sizes, Target};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Version of the artefact's format; the runtime refuses others.
+pub const FORMAT: u32 = 1;
+
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Many tokens of each sequence at once.
+    Prefill,
+    /// One token of each sequence.
+    Decode,
+}
+
+impl Phase {
+    /// Both phases.
+    pub const ALL: [Self; 2] = [Self::Prefill, Self::Decode];
+
+    /// `prefill` or `decode`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Phase {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|p| p.name() == s)
+            .ok_or_else(|| format!("`{s}` is not a phase; phases are `prefill` and `decode`"))
+    }
+}
+
+/// All launches of one phase of a model on one target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The model's name.
+    pub model: String,
+    /// Longest sequence the model is defined for.
+    pub context: u64,
+    /// The machine.
+    pub target: Target,
+    /// What a step does.
+    pub phase: Phase,
+    /// The step for which costs were weighed; the plan is right for any other too.
+    pub workload: Sizes,
+    /// The distinct kernels.
+    pub kernels: Vec<Kernel>,
+    /// The distinct functions.
+    pub functions: Vec<PlanFunction>,
+    /// What can be run.
+    pub entries: Vec<PlanEntry>,
+}
+
+/// A kernel and how it is launched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Name of the PTX entry: the family and a number, `gemm_3`.
+    pub name: String,
+    /// What it computes.
+    pub spec: KernelSpec,
+    /// Grid and block; code generation fills them in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub geometry: Option<Geometry>,
+}
+
+/// Grid, block and shared memory of a launch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Geometry {
+    /// CTAs along x, y and z.
+    pub grid: [Extent; 3],
+    /// Threads along x, y and z.
+    pub block: [u32; 3],
+    /// Dynamic shared memory in bytes.
+    pub shared_bytes: u32,
+}
+
+/// A number of CTAs: `ceil(size / per)`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// What is divided among CTAs.
+    pub size: Dim,
+    /// How much of it one CTA takes; at least 1.
+    pub per: u64,
+}
+
+impl Extent {
+    /// The number of CTAs in a step of these sizes.
+    pub fn eval(&self, sizes: &Sizes) -> u64 {
+        self.size.eval(sizes).div_ceil(self.per.max(1))
+    }
+}
+
+/// The launches of one function.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanFunction {
+    /// The graph function's name.
+    pub name: String,
+    /// Weights that its launches read; names may hold `{i}`, the layer.
+    pub weights: Vec<Weight>,
+    /// Caches, one of each per layer.
+    pub caches: Vec<PlanCache>,
+    /// Tables that the runtime computes once.
+    pub tables: Vec<Table>,
+    /// Bytes of each temporary buffer; one set serves all functions, since they run in turn.
+    pub workspace: Vec<Dim>,
+    /// The launches, in order.
+    pub launches: Vec<Launch>,
+}
+
+/// A weight as it lies on the device: dense, row-major, `[outer, rows, cols]`, made from one or
+/// more tensors of the checkpoint stacked along `rows`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Weight {
+    /// Element type on the device; the checkpoint's is converted.
+    pub dtype: DType,
+    /// Number of experts where each has tensors of its own (`{e}` in the names); else 1.
+    pub outer: u64,
+    /// The tensors, in order along `rows`.
+    pub parts: Vec<WeightPart>,
+}
+
+/// A tensor of the checkpoint that makes up (part of) a weight.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WeightPart {
+    /// Its name; `{i}` is the layer, `{e}` the expert.
+    pub tensor: String,
+    /// Its shape in the checkpoint. With `{e}` in the name that of one expert's tensor; without,
+    /// and `outer` above 1, the leading axis is the expert.
+    pub shape: Vec<u64>,
+}
+
+/// What is kept per token and layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanCache {
+    /// Name in the source.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Elements per token.
+    pub row: u64,
+}
+
+/// A table that depends on the model alone; rows are positions `0 .. capacity`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Table {
+    /// float32 `[capacity, dim / 2, 2]`: cosine and sine of position times frequency, times the
+    /// amplitude.
+    Rotary(Rotary),
+}
+
+/// One launch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Index into [`Plan::kernels`].
+    pub kernel: usize,
+    /// What each pointer parameter holds, in the spec's order.
+    pub operands: Vec<Operand>,
+    /// Which values of the source it computes, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub computes: String,
+}
+
+/// An address: a buffer and an offset into it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Operand {
+    /// The buffer.
+    pub buffer: Buffer,
+    /// Bytes from its start.
+    pub offset: Dim,
+}
+
+/// A buffer that launches of a function can address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Buffer {
+    /// The function's input of that index.
+    Input(usize),
+    /// The function's output of that index.
+    Output(usize),
+    /// [`PlanFunction::workspace`]
+    Workspace(usize),
+    /// [`PlanFunction::weights`], of the step's layer.
+    Weight(usize),
+    /// [`PlanFunction::caches`], of the step's layer: dense `[slots, row]`.
+    Cache(usize),
+    /// [`PlanFunction::tables`]
+    Table(usize),
+    /// What the runtime says of the step's tokens.
+    Step(StepInput),
+}
+
+/// What the runtime says of the tokens of a step; all i32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepInput {
+    /// `[T]`: position of each token in its sequence, from 0.
+    Positions,
+    /// `[T]`: which sequence of the batch each token belongs to.
+    Sequences,
+    /// `[T]`: the cache row each token is written to.
+    Slots,
+    /// `[B]`: the first cache row of each sequence; its rows are consecutive.
+    CacheStart,
+    /// `[S]`: the cache row of every remembered token (this step's included), sequence by
+    /// sequence.
+    PastSlots,
+    /// `[B]`: where each sequence begins in [`StepInput::PastSlots`].
+    PastStart,
+}
+
+impl StepInput {
+    /// Number of i32 elements.
+    pub fn elements(self) -> Dim {
+        use crate::Sym;
+        match self {
+            Self::Positions | Self::Sequences | Self::Slots => Sym::Tokens.into(),
+            Self::CacheStart | Self::PastStart => Sym::Sequences.into(),
+            Self::PastSlots => Sym::Past.into(),
+        }
+    }
+}
+
+/// A way into the model: its functions in the order in which they run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanEntry {
+    /// `main`, or the name of the module (`mtp`).
+    pub name: String,
+    /// Bytes of each value that flows between functions: dense, row-major.
+    pub values: Vec<PlanValue>,
+    /// Which values the caller provides.
+    pub inputs: Vec<ValueId>,
+    /// The calls, in order.
+    pub steps: Vec<crate::graph::Step>,
+    /// Which values the caller gets.
+    pub outputs: Vec<ValueId>,
+}
+
+/// A value that flows between functions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanValue {
+    /// Element type.
+    pub dtype: DType,
+    /// Shape.
+    pub shape: Vec<Dim>,
+    /// Values with the same number share memory; their lifetimes do not meet.
+    pub storage: usize,
+}
