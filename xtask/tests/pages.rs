@@ -77,6 +77,22 @@ fn every_path_named_in_a_page_exists() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
+#[test]
+fn the_kernel_catalogue_lists_every_family() {
+    let root = workspace_root();
+    let source = fs::read_to_string(root.join("ir/src/kernel.rs")).unwrap();
+    let families: BTreeSet<String> = Regex::new(r#"Self::\w+ \{ \.\. \} => "([a-z_]+)""#)
+        .unwrap()
+        .captures_iter(&source)
+        .map(|found| found[1].to_owned())
+        .collect();
+    let page = fs::read_to_string(root.join("docs/kernels.md")).unwrap();
+    let listed: BTreeSet<String> =
+        page.lines().filter_map(|line| line.strip_prefix("### ")).map(str::to_owned).collect();
+    assert!(!families.is_empty(), "`KernelSpec::family` has another shape now");
+    assert_eq!(families, listed, "families in ir/src/kernel.rs, and headings of docs/kernels.md");
+}
+
 /// The pages at the top and in `docs/`, and the README of each folder.
 fn pages() -> Vec<(PathBuf, String)> {
     let root = workspace_root();

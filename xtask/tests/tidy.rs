@@ -54,7 +54,7 @@ const HEAVY: &[(&str, &[&str])] = &[
     ("llvm-sys", &["codegen"]),
     ("cudarc", &["runtime"]),
     ("clap", &["cli", "xtask"]),
-    ("codespan-reporting", &["cli", "ir", "frontend"]),
+    ("codespan-reporting", &["ir"]),
 ];
 
 const LONGEST_FILE: usize = 800;
