@@ -4,11 +4,17 @@
 //! topological order, and identical layers share one function. Nothing in it says how an
 //! operation is computed.
 
+pub mod eval;
 pub mod op;
 pub mod rotary;
+pub mod shape;
+mod text;
+pub mod verify;
 
 pub use op::{BinaryFn, GroupScore, Groups, Op, ReduceFn, UnaryFn};
 pub use rotary::{Rotary, Yarn};
+pub use text::ReadError;
+pub use verify::verify;
 
 use crate::diagnostic::Span;
 use crate::{DType, Dim};
