@@ -1,5 +1,7 @@
 //! The graph's text, checks and reference evaluator on a small attention function.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use moec_ir::graph::eval::{Context, Evaluator, Tensor, eval_op};
 use moec_ir::graph::{Cache, Entry, GroupScore, Groups, Rotary, Step, ValueId, Yarn, verify};
 use moec_ir::graph::{Node, NodeId, Op, Param};
