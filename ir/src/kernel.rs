@@ -19,8 +19,16 @@ pub struct View {
     /// Size of each axis, outermost first. Symbols may stand in any axis but make strides of
     /// the axes outside it symbolic, so in practice they stand in the outermost one.
     pub shape: Vec<Dim>,
-    /// Elements between neighbours along each axis; 0 repeats.
+    /// Elements between neighbours along each axis; 0 repeats (and stands where the size is 1).
     pub strides: Vec<u64>,
+    /// The address is a multiple of this many bytes, whatever the step's sizes: a power of two,
+    /// at least the element's size, at most [`View::ALIGN`]. A slice may begin anywhere.
+    #[serde(default = "full_alignment")]
+    pub align: u64,
+}
+
+fn full_alignment() -> u64 {
+    View::ALIGN
 }
 
 /// A kernel and all parameters that its code depends on.
@@ -127,7 +135,7 @@ pub enum KernelSpec {
     /// `out[r, ..] = table[index[r], ..]`. Operands: table, index, out. An index outside the
     /// table reads as row 0. Rank 2.
     Gather {
-        /// `[V, D]`
+        /// `[V, D]`; `V` is 2^31 - 1 where the table is a cache, whose length no plan knows.
         table: View,
         /// `[R, D]`
         out: View,
@@ -191,18 +199,31 @@ pub enum Scalar {
 }
 
 impl View {
+    /// Alignment of whole buffers that vector accesses can rely on, in bytes.
+    pub const ALIGN: u64 = 16;
+
+    /// A view of an aligned buffer.
+    pub fn new(
+        dtype: DType,
+        shape: impl IntoIterator<Item = Dim>,
+        strides: impl IntoIterator<Item = u64>,
+    ) -> Self {
+        let (shape, strides) = (shape.into_iter().collect(), strides.into_iter().collect());
+        Self { dtype, shape, strides, align: Self::ALIGN }
+    }
+
     /// A dense row-major view. A symbol may stand only in the outermost axis; `None` otherwise.
     pub fn dense(dtype: DType, shape: &[Dim]) -> Option<Self> {
         let mut strides = vec![1; shape.len()];
         for axis in (1..shape.len()).rev() {
             strides[axis - 1] = strides[axis] * shape[axis].constant()?;
         }
-        Some(Self { dtype, shape: shape.to_vec(), strides })
+        Some(Self { dtype, shape: shape.to_vec(), strides, align: Self::ALIGN })
     }
 
     /// Whether elements lie densely in row-major order.
     pub fn is_dense(&self) -> bool {
-        Self::dense(self.dtype, &self.shape).is_some_and(|d| d == *self)
+        Self::dense(self.dtype, &self.shape).is_some_and(|d| d.strides == self.strides)
     }
 }
 
@@ -212,6 +233,9 @@ impl fmt::Display for View {
         write!(f, "{}[{}]", self.dtype, dims.join(", "))?;
         if !self.is_dense() {
             write!(f, " strides {:?}", self.strides)?;
+        }
+        if self.align != Self::ALIGN {
+            write!(f, " align {}", self.align)?;
         }
         Ok(())
     }
