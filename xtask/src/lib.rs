@@ -14,12 +14,14 @@
 //!
 //! In reading order: [`tools`] (where tools lie), [`requirements`] (what the build needs and which Debian
 //! package gives it), [`setup`] (installs what is missing), [`checks`] (format, lints, tests), [`demo`],
-//! [`bench`](mod@bench), [`ptxas`] (verifies PTX files).
+//! [`bench`](mod@bench), [`ptxas`] (verifies PTX files),
+//! [`sass`] (what the loops of machine code are made of).
 
 pub mod bench;
 pub mod checks;
 pub mod demo;
 pub mod ptxas;
 pub mod requirements;
+pub mod sass;
 pub mod setup;
 pub mod tools;

@@ -70,6 +70,17 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         ptxas: Option<PathBuf>,
     },
+    /// Count the instructions of tensor-core loops, per tile of 64 x 128 x 128.
+    ///
+    /// The figures come from machine code alone: nothing is run, and waits on memory are not in them.
+    Sass {
+        /// PTX files, cubins, or listings that `nvdisasm -c -hex` printed.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The architecture to assemble PTX for.
+        #[arg(long, default_value = "sm_90a")]
+        arch: String,
+    },
     /// Print the shell completions of `moec` (builds it first).
     ///
     /// For example: cargo xtask completions bash > ~/.local/share/bash-completion/completions/moec
@@ -101,6 +112,10 @@ fn run(command: Command) -> Result<()> {
         Command::Bench { filter } => xtask::bench::run(&root, filter.as_deref()),
         Command::Ptxas { paths, arch, strict, ptxas } => {
             let text = xtask::ptxas::run(&root, &PtxasOptions { paths, arch, strict, ptxas })?;
+            Ok(io::stdout().write_all(text.as_bytes())?)
+        }
+        Command::Sass { files, arch } => {
+            let text = xtask::sass::run(&root, &files, &arch)?;
             Ok(io::stdout().write_all(text.as_bytes())?)
         }
         Command::Completions { shell } => {
