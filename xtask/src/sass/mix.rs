@@ -32,6 +32,7 @@ const CLASSES: &[(&str, &[&str])] = &[
             "BAR",
             "UCGABAR",
             "LDGDEPBAR",
+            "DEPBAR",
             "MEMBAR",
             "FENCE",
             "WARPSYNC",
