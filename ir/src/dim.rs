@@ -94,6 +94,12 @@ impl Dim {
         Sym::ALL.into_iter().filter(|s| self.terms.keys().any(|m| m.contains(s))).collect()
     }
 
+    /// The terms of the polynomial: the sorted symbols that are multiplied (none for the
+    /// constant) and the factor.
+    pub fn terms(&self) -> impl Iterator<Item = (&[Sym], i64)> {
+        self.terms.iter().map(|(monomial, &factor)| (monomial.as_slice(), factor))
+    }
+
     /// This size divided by an integer, if every coefficient is divisible.
     pub fn div_exact(&self, by: u64) -> Option<Self> {
         let by = i64::try_from(by).ok().filter(|&b| b != 0)?;
