@@ -1,0 +1,16 @@
+//! Execution: a context for one warp, SIMT control flow, CTAs and their barriers.
+
+mod access;
+mod barrier;
+mod context;
+mod cta;
+mod frame;
+pub(crate) mod shapes;
+mod split;
+mod warp;
+
+pub(crate) use access::{Extend, addresses, load_exec, pack, space_number, store_exec};
+pub(crate) use barrier::{Arrival, BARRIERS};
+pub(crate) use context::{Counters, Cx, Launch, Worker, blend, lanes as lanes_of};
+pub(crate) use cta::{Cta, Progress};
+pub(crate) use split::{Gathered, Wait};

@@ -1,0 +1,458 @@
+//! Loads, stores and the way from an address to a host pointer (PTX ISA 9.7.9).
+//!
+//! The common case is one region for the whole warp: the addresses of the executing lanes are
+//! reduced to the lowest and highest, the region that the instruction touched last is checked
+//! against both, and lanes then need no checks. Whatever does not fit goes lane by lane.
+
+use super::Cx;
+use super::context::{blend, lanes};
+use crate::fault::{FaultKind, RawFault};
+use crate::memory::Region;
+use crate::memory::window::{GLOBAL_BASE, LOCAL_BASE, PARAM_BASE, SHARED_BASE, is_in};
+use crate::program::{Exec, Flow, Inst, Reg};
+use crate::ptx::types::Space;
+
+pub(crate) const GENERIC: u8 = 0;
+pub(crate) const GLOBAL: u8 = 1;
+pub(crate) const SHARED: u8 = 2;
+pub(crate) const LOCAL: u8 = 3;
+pub(crate) const PARAM: u8 = 4;
+
+/// The number of a state space in the executors.
+pub(crate) fn space_number(space: Space) -> u8 {
+    match space {
+        Space::Generic => GENERIC,
+        Space::Global => GLOBAL,
+        Space::Shared => SHARED,
+        Space::Local => LOCAL,
+        Space::Param => PARAM,
+    }
+}
+
+/// How a memory instruction's element lies in a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extend {
+    /// Zeros above, in a row of 32-bit cells.
+    Zero32,
+    /// The sign above, in a row of 32-bit cells.
+    Sign32,
+    /// Zeros above, in a row of 64-bit cells.
+    Zero64,
+    /// The sign above, in a row of 64-bit cells.
+    Sign64,
+    /// A row of 128-bit cells.
+    Whole128,
+}
+
+/// Packs what a load or store needs besides registers into `inst.b`: the elements of its vector,
+/// whether its address register has 64 bits, and how registers hold elements.
+pub(crate) fn pack(count: u32, wide_address: bool, extend: Extend) -> u32 {
+    count | u32::from(wide_address) << 8 | (extend as u32) << 16
+}
+
+fn count(inst: &Inst) -> u32 {
+    inst.b & 0xff
+}
+
+fn extend(inst: &Inst) -> Extend {
+    match inst.b >> 16 {
+        0 => Extend::Zero32,
+        1 => Extend::Sign32,
+        2 => Extend::Zero64,
+        3 => Extend::Sign64,
+        _ => Extend::Whole128,
+    }
+}
+
+/// The addresses of all lanes: register `a`, of the width that [`pack`] noted, plus `imm`.
+///
+/// # Safety
+/// The operands must be those of this frame.
+#[inline(always)]
+pub(crate) unsafe fn addresses(cx: &Cx<'_>, inst: &Inst) -> [u64; 32] {
+    let mut out = [0u64; 32];
+    // SAFETY: as the caller's.
+    unsafe {
+        if inst.b & 0x100 != 0 {
+            let row = cx.row64(inst.a);
+            for lane in 0..32 {
+                out[lane] = row[lane].wrapping_add(inst.imm);
+            }
+        } else {
+            let row = cx.row32(inst.a);
+            for lane in 0..32 {
+                out[lane] = u64::from(row[lane].wrapping_add(inst.imm as u32));
+            }
+        }
+    }
+    out
+}
+
+/// Lowest and highest address of the executing lanes, and all low bits that occur.
+#[inline(always)]
+fn extent(addresses: &[u64; 32], mask: u32) -> (u64, u64, u64) {
+    let (mut low, mut high, mut bits) = (u64::MAX, 0u64, 0u64);
+    if mask == u32::MAX {
+        for &address in addresses {
+            low = low.min(address);
+            high = high.max(address);
+            bits |= address;
+        }
+    } else {
+        for (lane, &address) in addresses.iter().enumerate() {
+            let runs = mask >> lane & 1 != 0;
+            low = low.min(if runs { address } else { u64::MAX });
+            high = high.max(if runs { address } else { 0 });
+            bits |= if runs { address } else { 0 };
+        }
+    }
+    (low, high, bits)
+}
+
+impl Cx<'_> {
+    /// A region that holds `[low, high)`, if one does.
+    #[inline(always)]
+    pub(crate) fn region(
+        &mut self,
+        space: u8,
+        low: u64,
+        high: u64,
+        site: u32,
+    ) -> Option<(Region, u64)> {
+        match space {
+            SHARED => {
+                let region = self.cta.shared.region();
+                return region.holds(low, high).then_some((region, low));
+            }
+            PARAM => {
+                let region = self.param_region();
+                return region.holds(low, high).then_some((region, low));
+            }
+            LOCAL => return None,
+            GENERIC if is_in(low, SHARED_BASE) => {
+                let region = self.cta.shared.region();
+                let (low, high) = (low - SHARED_BASE, high.wrapping_sub(SHARED_BASE));
+                return region.holds(low, high).then_some((region, low));
+            }
+            GENERIC if is_in(low, PARAM_BASE) => {
+                let region = self.param_region();
+                let (low, high) = (low - PARAM_BASE, high.wrapping_sub(PARAM_BASE));
+                return region.holds(low, high).then_some((region, low));
+            }
+            GENERIC if is_in(low, LOCAL_BASE) => return None,
+            _ => {}
+        }
+        let cached = self.worker.sites[site as usize];
+        if cached.holds(low, high) {
+            return Some((cached, low));
+        }
+        let region = self.launch.memory.region(low)?;
+        self.worker.sites[site as usize] = region;
+        region.holds(low, high).then_some((region, low))
+    }
+
+    fn param_region(&self) -> Region {
+        let host = self.launch.params.as_ptr().cast::<u8>().cast_mut();
+        let end = u64::from(self.launch.kernel.param_bytes);
+        Region { start: 0, end, host, writable: false }
+    }
+
+    /// Where the host holds `bytes` at one lane's address.
+    pub(crate) fn lane_host(
+        &mut self,
+        space: u8,
+        lane: u32,
+        address: u64,
+        bytes: u32,
+        writes: bool,
+    ) -> Result<*mut u8, Box<RawFault>> {
+        let fault = |kind, nearest: Option<String>| {
+            Box::new(RawFault { kind, lane, access: Some((address, bytes)), nearest })
+        };
+        if !address.is_multiple_of(u64::from(bytes).max(1)) && bytes.is_power_of_two() {
+            return Err(fault(FaultKind::Misaligned, None));
+        }
+        let (window, offset) = match space {
+            GENERIC if is_in(address, SHARED_BASE) => (SHARED, address - SHARED_BASE),
+            GENERIC if is_in(address, LOCAL_BASE) => (LOCAL, address - LOCAL_BASE),
+            GENERIC if is_in(address, PARAM_BASE) => (PARAM, address - PARAM_BASE),
+            GENERIC => (GLOBAL, address),
+            _ => (space, address),
+        };
+        let end = offset.saturating_add(u64::from(bytes));
+        match window {
+            LOCAL => {
+                let stride = self.warp.local.stride();
+                let found = u32::try_from(offset)
+                    .ok()
+                    .and_then(|offset| self.warp.local.slice(lane, offset, bytes));
+                found.map(|slice| slice.as_mut_ptr()).ok_or_else(|| {
+                    fault(
+                        FaultKind::OutOfBounds,
+                        Some(format!("local memory of this thread has {stride} bytes")),
+                    )
+                })
+            }
+            SHARED | PARAM => {
+                let region =
+                    if window == SHARED { self.cta.shared.region() } else { self.param_region() };
+                if !region.holds(offset, end) {
+                    let what = if window == SHARED { "shared memory" } else { "the parameters" };
+                    let nearest =
+                        format!("{what} of this CTA: 0x{:x} to 0x{:x}", region.start, region.end);
+                    return Err(fault(FaultKind::OutOfBounds, Some(nearest)));
+                }
+                if writes && !region.writable {
+                    return Err(fault(FaultKind::ReadOnly, None));
+                }
+                Ok(region.host.wrapping_add((offset - region.start) as usize))
+            }
+            _ => match self.launch.memory.region(address) {
+                Some(region) if region.holds(address, end) => {
+                    Ok(region.host.wrapping_add((address - region.start) as usize))
+                }
+                _ => {
+                    let memory = self.launch.memory;
+                    let kind = if memory.is_freed(address) {
+                        FaultKind::UseAfterFree
+                    } else {
+                        FaultKind::OutOfBounds
+                    };
+                    let mut nearest = memory.describe(address);
+                    if address < GLOBAL_BASE {
+                        nearest = format!("not an address of device memory; {nearest}");
+                    }
+                    Err(fault(kind, Some(nearest)))
+                }
+            },
+        }
+    }
+
+    /// Host pointers of the executing lanes for `bytes` at each address; others are null.
+    #[inline(always)]
+    pub(crate) fn hosts(
+        &mut self,
+        space: u8,
+        addresses: &[u64; 32],
+        bytes: u32,
+        writes: bool,
+        site: u32,
+    ) -> Result<[*mut u8; 32], Box<RawFault>> {
+        let mut out = [std::ptr::null_mut(); 32];
+        let (low, high, bits) = extent(addresses, self.mask);
+        let aligned = bits & (u64::from(bytes) - 1) == 0;
+        if aligned
+            && let Some((region, start)) =
+                self.region(space, low, high.wrapping_add(u64::from(bytes)), site)
+            && (region.writable || !writes)
+        {
+            let base = region.host.wrapping_add((start - region.start) as usize);
+            for lane in 0..32 {
+                out[lane] = base.wrapping_add(addresses[lane].wrapping_sub(low) as usize);
+            }
+            return Ok(out);
+        }
+        for lane in lanes(self.mask) {
+            out[lane as usize] =
+                self.lane_host(space, lane, addresses[lane as usize], bytes, writes)?;
+        }
+        Ok(out)
+    }
+
+    /// Ends the launch with `fault`.
+    #[cold]
+    pub(crate) fn raise(&mut self, fault: Box<RawFault>) -> Flow {
+        self.fault = Some(fault);
+        Flow::Fault
+    }
+
+    /// The registers of a vector operand, or the single one.
+    #[inline(always)]
+    pub(crate) fn list(&self, reg: Reg, count: u32) -> &[Reg] {
+        &self.function.lists[reg as usize..(reg + count) as usize]
+    }
+}
+
+/// Reads `SIZE` bytes.
+#[inline(always)]
+unsafe fn peek<const SIZE: usize>(host: *const u8) -> u128 {
+    // SAFETY: the caller has checked the address.
+    unsafe {
+        match SIZE {
+            1 => u128::from(*host),
+            2 => u128::from(host.cast::<u16>().read_unaligned()),
+            4 => u128::from(host.cast::<u32>().read_unaligned()),
+            8 => u128::from(host.cast::<u64>().read_unaligned()),
+            _ => host.cast::<u128>().read_unaligned(),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn poke<const SIZE: usize>(host: *mut u8, value: u128) {
+    // SAFETY: the caller has checked the address.
+    unsafe {
+        match SIZE {
+            1 => *host = value as u8,
+            2 => host.cast::<u16>().write_unaligned(value as u16),
+            4 => host.cast::<u32>().write_unaligned(value as u32),
+            8 => host.cast::<u64>().write_unaligned(value as u64),
+            _ => host.cast::<u128>().write_unaligned(value),
+        }
+    }
+}
+
+#[inline(always)]
+fn sign_extend<const SIZE: usize>(value: u128) -> i64 {
+    let shift = 64 - 8 * SIZE.min(8) as u32;
+    (value as i64) << shift >> shift
+}
+
+/// `ld`: `d` (a list where there are several elements) from `[a + imm]`.
+unsafe fn load<const SPACE: u8, const SIZE: usize>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
+    let count = count(inst);
+    let bytes = SIZE as u32 * count;
+    // SAFETY: operands of this frame; `hosts` checks addresses.
+    unsafe {
+        let addresses = addresses(cx, inst);
+        let hosts = match cx.hosts(SPACE, &addresses, bytes, false, inst.aux) {
+            Ok(hosts) => hosts,
+            Err(fault) => return cx.raise(fault),
+        };
+        if SPACE == GLOBAL || SPACE == GENERIC {
+            cx.worker.counters.global_load_bytes += u64::from(bytes * cx.mask.count_ones());
+        }
+        let extend = extend(inst);
+        if SIZE == 4 && count == 1 && extend == Extend::Zero32 && cx.mask == u32::MAX {
+            let row = cx.row32(inst.d);
+            let first = hosts[0];
+            let mut steps = 0;
+            for lane in 0..32 {
+                steps |= hosts[lane] as usize ^ (first as usize + 4 * lane);
+            }
+            if steps == 0 {
+                std::ptr::copy_nonoverlapping(first, row.as_mut_ptr().cast(), 128);
+            } else {
+                for lane in 0..32 {
+                    row[lane] = hosts[lane].cast::<u32>().read_unaligned();
+                }
+            }
+            return Flow::Next;
+        }
+        if SIZE == 4 && extend == Extend::Zero32 && cx.mask == u32::MAX {
+            for element in 0..count {
+                let row = cx.row32(element_reg(cx, inst, element));
+                for lane in 0..32 {
+                    let host = hosts[lane].add(4 * element as usize);
+                    row[lane] = host.cast::<u32>().read_unaligned();
+                }
+            }
+            return Flow::Next;
+        }
+        for element in 0..count {
+            let mut values = [0u128; 32];
+            for lane in lanes(cx.mask) {
+                let host = hosts[lane as usize].add(SIZE * element as usize);
+                values[lane as usize] = peek::<SIZE>(host);
+            }
+            let reg = element_reg(cx, inst, element);
+            if reg == crate::program::NO_REG {
+                continue;
+            }
+            match extend {
+                Extend::Zero32 => cx.put32(reg, &values.map(|value| value as u32)),
+                Extend::Sign32 => {
+                    cx.put32(reg, &values.map(|value| sign_extend::<SIZE>(value) as u32));
+                }
+                Extend::Zero64 => cx.put64(reg, &values.map(|value| value as u64)),
+                Extend::Sign64 => {
+                    cx.put64(reg, &values.map(|value| sign_extend::<SIZE>(value) as u64));
+                }
+                Extend::Whole128 => blend(cx.row128(reg), &values, cx.mask),
+            }
+        }
+    }
+    Flow::Next
+}
+
+#[inline(always)]
+fn element_reg(cx: &Cx<'_>, inst: &Inst, element: u32) -> Reg {
+    if count(inst) == 1 { inst.d } else { cx.function.lists[(inst.d + element) as usize] }
+}
+
+/// `st`: to `[a + imm]` from `d`.
+unsafe fn store<const SPACE: u8, const SIZE: usize>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
+    let count = count(inst);
+    let bytes = SIZE as u32 * count;
+    cx.worker.progress += 1;
+    // SAFETY: operands of this frame; `hosts` checks addresses.
+    unsafe {
+        let addresses = addresses(cx, inst);
+        let hosts = match cx.hosts(SPACE, &addresses, bytes, true, inst.aux) {
+            Ok(hosts) => hosts,
+            Err(fault) => return cx.raise(fault),
+        };
+        if SPACE == GLOBAL || SPACE == GENERIC {
+            cx.worker.counters.global_store_bytes += u64::from(bytes * cx.mask.count_ones());
+        }
+        let extend = extend(inst);
+        if SIZE == 4 && cx.mask == u32::MAX && extend == Extend::Zero32 && count == 1 {
+            let row = cx.row32(inst.d);
+            let first = hosts[0];
+            let mut steps = 0;
+            for lane in 0..32 {
+                steps |= hosts[lane] as usize ^ (first as usize + 4 * lane);
+            }
+            if steps == 0 {
+                std::ptr::copy_nonoverlapping(row.as_ptr().cast(), first, 128);
+                return Flow::Next;
+            }
+        }
+        for element in 0..count {
+            let reg = element_reg(cx, inst, element);
+            for lane in lanes(cx.mask) {
+                let host = hosts[lane as usize].add(SIZE * element as usize);
+                let value = match extend {
+                    Extend::Zero32 | Extend::Sign32 => u128::from(cx.row32(reg)[lane as usize]),
+                    Extend::Zero64 | Extend::Sign64 => u128::from(cx.row64(reg)[lane as usize]),
+                    Extend::Whole128 => cx.row128(reg)[lane as usize],
+                };
+                poke::<SIZE>(host, value);
+            }
+        }
+    }
+    Flow::Next
+}
+
+macro_rules! by_space_and_size {
+    ($function:ident, $space:expr, $size:expr) => {{
+        macro_rules! sized {
+            ($number:ident) => {
+                match $size {
+                    1 => $function::<$number, 1>,
+                    2 => $function::<$number, 2>,
+                    4 => $function::<$number, 4>,
+                    8 => $function::<$number, 8>,
+                    _ => $function::<$number, 16>,
+                }
+            };
+        }
+        match $space {
+            GLOBAL => sized!(GLOBAL),
+            SHARED => sized!(SHARED),
+            LOCAL => sized!(LOCAL),
+            PARAM => sized!(PARAM),
+            _ => sized!(GENERIC),
+        }
+    }};
+}
+
+/// The executor of a load of elements of `size` bytes.
+pub(crate) fn load_exec(space: Space, size: u32) -> Exec {
+    by_space_and_size!(load, space_number(space), size)
+}
+
+/// The executor of a store of elements of `size` bytes.
+pub(crate) fn store_exec(space: Space, size: u32) -> Exec {
+    by_space_and_size!(store, space_number(space), size)
+}

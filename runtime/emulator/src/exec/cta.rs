@@ -1,0 +1,162 @@
+//! One CTA: its warps in turn, until all are done or none can run.
+
+use std::fmt::Write as _;
+
+use super::barrier::Barrier;
+use super::context::{CtaState, Launch, SharedMemory, Worker};
+use super::frame::Place;
+use super::split::Wait;
+use super::warp::{Stop, Warp};
+use crate::error::Error;
+use crate::fault::{Fault, RawFault};
+
+/// Instructions that a warp runs before the next warp of its CTA.
+const QUANTUM: u32 = 512;
+
+/// A CTA and room for its warps, used again for the next one.
+#[derive(Debug)]
+pub(crate) struct Cta {
+    state: CtaState,
+    warps: Vec<Warp>,
+    done: Vec<bool>,
+    next: usize,
+}
+
+/// How far a CTA came in its share of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// All warps have exited.
+    Done,
+    /// It can go on.
+    Running,
+    /// All its warps wait, and nothing in the CTA can change that.
+    Blocked,
+}
+
+impl Default for Cta {
+    fn default() -> Self {
+        let state = CtaState {
+            index: 0,
+            ctaid: [0; 3],
+            shared: SharedMemory::default(),
+            barriers: [Barrier::default(); super::BARRIERS],
+            live_warps: 0,
+        };
+        Cta { state, warps: Vec::new(), done: Vec::new(), next: 0 }
+    }
+}
+
+impl Cta {
+    /// Prepares the CTA with the given position in the grid.
+    pub(crate) fn start(&mut self, index: u64, launch: &Launch<'_>) {
+        let [gx, gy, _] = launch.grid.map(u64::from);
+        let ctaid = [(index % gx) as u32, (index / gx % gy) as u32, (index / gx / gy) as u32];
+        let warps = launch.threads().div_ceil(32);
+        self.state.index = index;
+        self.state.ctaid = ctaid;
+        self.state.shared.reset(launch.shared_bytes());
+        self.state.barriers = [Barrier::default(); super::BARRIERS];
+        self.state.live_warps = warps;
+        self.warps.resize_with(warps as usize, Warp::default);
+        for (warp, state) in (0..).zip(&mut self.warps) {
+            state.start(launch, Place { cta_index: index, ctaid, warp });
+        }
+        self.done.clear();
+        self.done.resize(warps as usize, false);
+        self.next = 0;
+    }
+
+    /// Runs the warps in turn for about `budget` instructions.
+    pub(crate) fn run(
+        &mut self,
+        budget: u64,
+        launch: &Launch<'_>,
+        worker: &mut Worker,
+    ) -> Result<Progress, Error> {
+        let end = worker.counters.warp_instructions.saturating_add(budget);
+        let mut idle = 0;
+        while self.state.live_warps > 0 {
+            if idle >= self.warps.len() {
+                return Ok(Progress::Blocked);
+            }
+            if worker.counters.warp_instructions >= end {
+                return Ok(Progress::Running);
+            }
+            let index = self.next;
+            self.next = (self.next + 1) % self.warps.len();
+            if self.done[index] {
+                idle += 1;
+                continue;
+            }
+            match self.warps[index].run(QUANTUM, &mut self.state, launch, worker) {
+                Stop::Slice => idle = 0,
+                Stop::Blocked => idle += 1,
+                Stop::Done => {
+                    idle = 0;
+                    self.done[index] = true;
+                    self.state.warp_exited();
+                }
+                Stop::Fault(raw, function, pc) => {
+                    return Err(self.locate(*raw, index as u32, (function, pc), launch));
+                }
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    fn thread(launch: &Launch<'_>, warp: u32, lane: u32) -> [u32; 3] {
+        let ([x, y, _], thread) = (launch.block, warp * 32 + lane);
+        [thread % x, thread / x % y, thread / x / y]
+    }
+
+    fn locate(&self, raw: RawFault, warp: u32, at: (u32, u32), launch: &Launch<'_>) -> Error {
+        let function = &launch.program.functions[at.0 as usize];
+        Error::Fault(Box::new(Fault {
+            kind: raw.kind,
+            kernel: launch.kernel_name.to_string(),
+            cta: self.state.ctaid,
+            thread: Self::thread(launch, warp, raw.lane),
+            line: function.lines.get(at.1 as usize).copied().unwrap_or(0),
+            instruction: function.opcode(at.1).to_string(),
+            access: raw.access,
+            nearest: raw.nearest,
+        }))
+    }
+
+    /// Says what the warps wait for, for a report of a deadlock.
+    pub(crate) fn describe(&self, launch: &Launch<'_>, out: &mut String) {
+        let [x, y, z] = self.state.ctaid;
+        for warp in &self.warps {
+            for split in &warp.splits {
+                let frame = &warp.frames[split.frame as usize];
+                let function = &launch.program.functions[frame.function as usize];
+                let line = function.lines.get(split.pc as usize).copied().unwrap_or(0);
+                let what = match split.wait {
+                    Wait::Ready => "can run".to_string(),
+                    Wait::Barrier { id, .. } => {
+                        let barrier = &self.state.barriers[id as usize];
+                        let expected = match barrier.expected {
+                            0 => self.state.live_warps * 32,
+                            other => other,
+                        };
+                        format!(
+                            "waits at barrier {id}, where {} of {expected} threads have arrived",
+                            barrier.arrived
+                        )
+                    }
+                    Wait::Warp { required, .. } => format!(
+                        "waits for the lanes 0x{:08x} of its warp to execute the same instruction",
+                        required & warp.live & !split.mask
+                    ),
+                };
+                let _ = write!(
+                    out,
+                    "\n  CTA ({x}, {y}, {z}), warp {}, lanes 0x{:08x}, PTX line {line}: `{}` {what}",
+                    warp.index,
+                    split.mask,
+                    function.opcode(split.pc)
+                );
+            }
+        }
+    }
+}

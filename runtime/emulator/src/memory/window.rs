@@ -1,0 +1,26 @@
+//! Where the windows of generic addresses lie (PTX ISA 6.4.1.1, "Generic Addressing").
+//!
+//! A generic address in a window is an address of shared, local or parameter memory plus the
+//! base of the window; every other address is one of device memory, `.const` included.
+
+/// First address of device memory.
+pub(crate) const GLOBAL_BASE: u64 = 0x0000_0010_0000_0000;
+/// Base of the window of shared memory.
+pub(crate) const SHARED_BASE: u64 = 0x0000_7100_0000_0000;
+/// Base of the window of local memory.
+pub(crate) const LOCAL_BASE: u64 = 0x0000_7200_0000_0000;
+/// Base of the window of kernel parameters.
+pub(crate) const PARAM_BASE: u64 = 0x0000_7300_0000_0000;
+/// Base of function addresses; function `n` has the address `CODE_BASE + 16 n`.
+pub(crate) const CODE_BASE: u64 = 0x0000_7400_0000_0000;
+/// Bytes of every window.
+pub(crate) const WINDOW_BYTES: u64 = 1 << 32;
+
+/// First shared address of a CTA's own variables: the first KiB is the system's (sm_90 reserves
+/// 1 KiB of shared memory per CTA, CUDA C++ programming guide, "Compute Capability 9.0").
+pub(crate) const SHARED_RESERVED: u32 = 1024;
+
+/// Whether `address` lies in the window that starts at `base`.
+pub(crate) fn is_in(address: u64, base: u64) -> bool {
+    address.wrapping_sub(base) < WINDOW_BYTES
+}

@@ -1,0 +1,231 @@
+//! Operands decoded to float32 in the order in which the kernels read them.
+//!
+//! A holds one line per row, depth contiguous. B holds one line per depth, columns contiguous and
+//! permuted within each group of eight: position `4 b + c` is column `2 c + b`. That is the order
+//! in which the registers of an accumulator hold a row (PTX ISA 9.7.15.5.1, "Register Fragments"):
+//! register `b` of a group holds columns `2 c + b` in four neighbouring lanes.
+
+use super::element::{
+    Element, ZERO, decode_bf16, decode_e4m3, decode_e5m2, decode_f16, decode_tf32,
+};
+
+/// Position of a column within the tile.
+#[inline(always)]
+pub(crate) fn position(column: usize) -> usize {
+    (column & !7) | (column & 1) << 2 | (column & 7) >> 1
+}
+
+/// One operand: values and, for the bit-accurate sums, exponents.
+#[derive(Debug, Default)]
+pub(crate) struct Panel {
+    pub(crate) values: Vec<f32>,
+    pub(crate) exponents: Vec<i16>,
+    /// Rows of A, or columns of B rounded up to whole vectors.
+    pub(crate) lines: usize,
+    /// Products per sum.
+    pub(crate) depth: usize,
+    is_columns: bool,
+    element: Option<Element>,
+    flip: u32,
+    /// Encodings in the order of `values`, before [`Panel::finish`].
+    raw: Vec<u8>,
+}
+
+impl Panel {
+    /// Makes the panel an A of `rows` by `depth`; every element must then be put.
+    pub(crate) fn reset_rows(&mut self, rows: usize, depth: usize, element: Element, negate: bool) {
+        self.reset(rows, depth, element, negate);
+        self.is_columns = false;
+    }
+
+    /// Makes the panel a B of `depth` by `columns`; every element must then be put.
+    pub(crate) fn reset_columns(
+        &mut self,
+        columns: usize,
+        depth: usize,
+        element: Element,
+        negate: bool,
+    ) {
+        let lines = padded(columns);
+        self.reset(lines, depth, element, negate);
+        self.is_columns = true;
+        if columns < lines {
+            self.raw.fill(0);
+        }
+    }
+
+    fn reset(&mut self, lines: usize, depth: usize, element: Element, negate: bool) {
+        let count = lines * depth;
+        self.values.resize(count, 0.0);
+        self.exponents.resize(count, ZERO);
+        self.raw.resize(count * element.bytes() as usize, 0);
+        (self.lines, self.depth, self.element) = (lines, depth, Some(element));
+        self.flip = u32::from(negate) << 31;
+    }
+
+    /// The element type.
+    pub(crate) fn element(&self) -> Element {
+        self.element.unwrap_or(Element::Bf16)
+    }
+
+    fn index(&self, line: usize, k: usize) -> usize {
+        if self.is_columns { k * self.lines + position(line) } else { line * self.depth + k }
+    }
+
+    /// Puts the element at `line` (row of A, column of B) and `k`.
+    pub(crate) fn put(&mut self, line: usize, k: usize, bits: u32) {
+        let (at, size) = (self.index(line, k), self.element().bytes() as usize);
+        self.raw[at * size..(at + 1) * size].copy_from_slice(&bits.to_le_bytes()[..size]);
+    }
+
+    /// Puts 16 bytes of elements that follow each other along the depth.
+    #[inline]
+    pub(crate) fn put_along_depth(&mut self, line: usize, k: usize, chunk: [u8; 16]) {
+        let start = self.index(line, k);
+        if self.is_columns {
+            let step = self.lines;
+            self.put_chunk(chunk, start, |index| index * step);
+        } else {
+            let at = start * self.element().bytes() as usize;
+            self.raw[at..at + 16].copy_from_slice(&chunk);
+        }
+    }
+
+    /// Puts 16 bytes of elements that follow each other across lines, from a multiple of eight.
+    #[inline]
+    pub(crate) fn put_across_lines(&mut self, line: usize, k: usize, chunk: [u8; 16]) {
+        let start = self.index(line, k);
+        if self.is_columns {
+            self.put_chunk(chunk, start, position);
+        } else {
+            let step = self.depth;
+            self.put_chunk(chunk, start, |index| index * step);
+        }
+    }
+
+    #[inline(always)]
+    fn put_chunk(&mut self, chunk: [u8; 16], start: usize, step: impl Fn(usize) -> usize) {
+        match self.element().bytes() {
+            4 => self.put_parts::<4, 4>(chunk, start, step),
+            2 => self.put_parts::<2, 8>(chunk, start, step),
+            _ => self.put_parts::<1, 16>(chunk, start, step),
+        }
+    }
+
+    #[inline(always)]
+    fn put_parts<const SIZE: usize, const COUNT: usize>(
+        &mut self,
+        chunk: [u8; 16],
+        start: usize,
+        step: impl Fn(usize) -> usize,
+    ) {
+        // Steps grow with the index: the last place is the farthest.
+        let last = (0..COUNT).map(&step).max().unwrap_or(0);
+        assert!((start + last + 1) * SIZE <= self.raw.len(), "an element lies outside the panel");
+        let raw = self.raw.as_mut_ptr();
+        for index in 0..COUNT {
+            // SAFETY: at or below the place checked above.
+            unsafe {
+                let to = raw.add((start + step(index)) * SIZE).cast::<[u8; SIZE]>();
+                to.write(std::array::from_fn(|byte| chunk[index * SIZE + byte]));
+            }
+        }
+    }
+
+    /// Decodes what was put; the panel is then ready.
+    pub(crate) fn finish(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2")]
+            unsafe fn on_avx2(panel: &mut Panel) {
+                panel.decode();
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: the host has it.
+                return unsafe { on_avx2(self) };
+            }
+        }
+        self.decode();
+    }
+
+    #[inline(always)]
+    fn decode(&mut self) {
+        match self.element() {
+            Element::Bf16 => self.decode_with(|bytes| decode_bf16(half(bytes))),
+            Element::F16 => self.decode_with(|bytes| decode_f16(half(bytes))),
+            Element::Tf32 => self.decode_with(|bytes| decode_tf32(u32::from_le_bytes(bytes))),
+            Element::E4m3 => self.decode_with(|[byte]| decode_e4m3(u32::from(byte))),
+            Element::E5m2 => self.decode_with(|[byte]| decode_e5m2(u32::from(byte))),
+            Element::S8 => self.decode_with(|[byte]| (f32::from(byte as i8), 0)),
+            Element::U8 => self.decode_with(|[byte]| (f32::from(byte), 0)),
+        }
+    }
+
+    #[inline(always)]
+    fn decode_with<const SIZE: usize>(&mut self, decode: impl Fn([u8; SIZE]) -> (f32, i16)) {
+        let flip = self.flip;
+        let (elements, _) = self.raw.as_chunks::<SIZE>();
+        let out = self.values.iter_mut().zip(&mut self.exponents);
+        for (&bytes, (value, exponent)) in elements.iter().zip(out) {
+            let decoded = decode(bytes);
+            *value = f32::from_bits(decoded.0.to_bits() ^ flip);
+            *exponent = decoded.1;
+        }
+    }
+}
+
+#[inline(always)]
+fn half(bytes: [u8; 2]) -> u32 {
+    u32::from(u16::from_le_bytes(bytes))
+}
+
+/// Columns of a tile rounded up to whole vectors of the kernels.
+pub(crate) fn padded(columns: usize) -> usize {
+    if columns <= 16 { 16 } else { columns.next_multiple_of(32) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_put_the_lanes_of_a_register_side_by_side() {
+        assert_eq!([0, 2, 4, 6, 1, 3, 5, 7, 8, 9].map(position), [0, 1, 2, 3, 4, 5, 6, 7, 8, 12]);
+    }
+
+    #[test]
+    fn chunks_land_where_single_elements_do() {
+        let bytes: [u8; 16] = std::array::from_fn(|index| (index * 23 + 5) as u8);
+        for element in [Element::Bf16, Element::F16, Element::Tf32, Element::E4m3, Element::S8] {
+            let size = element.bytes() as usize;
+            let count = 16 / size;
+            let bits = |index: usize| {
+                let mut word = [0; 4];
+                word[..size].copy_from_slice(&bytes[index * size..(index + 1) * size]);
+                u32::from_le_bytes(word)
+            };
+            for columns in [false, true] {
+                let reset = |panel: &mut Panel| match columns {
+                    true => panel.reset_columns(24, 32, element, true),
+                    false => panel.reset_rows(24, 32, element, true),
+                };
+                let (mut whole, mut single) = (Panel::default(), Panel::default());
+                reset(&mut whole);
+                reset(&mut single);
+                whole.put_along_depth(3, count, bytes);
+                whole.put_across_lines(8, 1, bytes);
+                for index in 0..count {
+                    single.put(3, count + index, bits(index));
+                    single.put(8 + index, 1, bits(index));
+                }
+                whole.finish();
+                single.finish();
+                let words = |panel: &Panel| -> Vec<u32> {
+                    panel.values.iter().map(|value| value.to_bits()).collect()
+                };
+                assert_eq!(words(&whole), words(&single), "{element:?}");
+                assert_eq!(whole.exponents, single.exponents, "{element:?}");
+            }
+        }
+    }
+}
