@@ -12,6 +12,7 @@ pub(crate) mod fragments;
 mod kernels;
 mod lanes;
 pub(crate) mod panel;
+mod transpose;
 mod wide;
 
 pub use accumulate::Accumulation;

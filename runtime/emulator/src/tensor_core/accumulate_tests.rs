@@ -34,7 +34,12 @@ fn element_bits(random: &mut Random, element: Element, finite: bool) -> u32 {
     if finite && !value.is_finite() { 0 } else { out }
 }
 
-fn panels(random: &mut Random, element: Element, shape: (usize, usize, usize), finite: bool) -> (Panel, Panel) {
+fn panels(
+    random: &mut Random,
+    element: Element,
+    shape: (usize, usize, usize),
+    finite: bool,
+) -> (Panel, Panel) {
     let (rows, columns, depth) = shape;
     let (mut a, mut b) = (Panel::default(), Panel::default());
     a.reset_rows(rows, depth, element, false);
@@ -128,8 +133,16 @@ fn the_hopper_rule_is_the_published_algorithm() {
                     let at = row * b.lines + column;
                     let pairs = row_pairs(&a, &b, row, column);
                     let expected = published(&pairs, c[at], fraction, result);
-                    assert_eq!(d[at].to_bits(), expected.to_bits(), "{name} {element:?} {pairs:?} {}", c[at]);
-                    assert_eq!(one_sum(rule, &a, &b, (row, column), c[at]).to_bits(), expected.to_bits());
+                    assert_eq!(
+                        d[at].to_bits(),
+                        expected.to_bits(),
+                        "{name} {element:?} {pairs:?} {}",
+                        c[at]
+                    );
+                    assert_eq!(
+                        one_sum(rule, &a, &b, (row, column), c[at]).to_bits(),
+                        expected.to_bits()
+                    );
                 }
             }
         }
@@ -154,7 +167,10 @@ fn infinities_and_nans_come_through_every_kernel() {
         }
         a.finish();
         for accumulation in [Accumulation::Hopper, Accumulation::Float32, Accumulation::Exact] {
-            let rule = Rule { kind: Rule::new(accumulation, element, Accumulator::F32, true).kind, ..rule };
+            let rule = Rule {
+                kind: Rule::new(accumulation, element, Accumulator::F32, true).kind,
+                ..rule
+            };
             let mut d = vec![1.0; 4 * 32];
             d[2 * 32] = f32::NEG_INFINITY;
             multiply_add(rule, &a, &b, &mut d);
@@ -168,7 +184,9 @@ fn infinities_and_nans_come_through_every_kernel() {
                 let got = d[32 + column];
                 match exact.is_finite() {
                     true => assert!(got.is_finite()),
-                    false => assert!(got.is_nan() == exact.is_nan() && got.is_nan() || f64::from(got) == exact),
+                    false => assert!(
+                        got.is_nan() == exact.is_nan() && got.is_nan() || f64::from(got) == exact
+                    ),
                 }
             }
         }

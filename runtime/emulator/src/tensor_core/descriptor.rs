@@ -59,28 +59,30 @@ impl MatrixDescriptor {
         Ok(descriptor)
     }
 
-    /// Address of the 16 bytes that hold elements from `chunk` on along the contiguous direction
-    /// (`chunk` counts 16 bytes) at `index` in the other direction.
-    pub(crate) fn chunk(&self, major: Major, index: u32, chunk: u32) -> u32 {
-        let (width, group, within) = (self.span, index / 8, index % 8);
+    /// Addresses of 16 bytes each that hold elements from `chunk` on along the contiguous direction
+    /// (`chunk` counts 16 bytes), for the eight of `group` in the other direction.
+    #[inline(always)]
+    pub(crate) fn chunks(&self, major: Major, group: u32, chunk: u32) -> [u32; 8] {
+        let width = self.span;
         let offset = match (major, width) {
-            (Major::Depth, 1) => within * 16 + group * self.stride + chunk * self.leading,
-            (Major::Depth, _) => within * width * 16 + group * self.stride + chunk * 16,
-            (Major::Line, 1) => within * 16 + group * self.leading + chunk * self.stride,
+            (Major::Depth, 1) => group * self.stride + chunk * self.leading,
+            (Major::Depth, _) => group * self.stride + chunk * 16,
+            (Major::Line, 1) => group * self.leading + chunk * self.stride,
             (Major::Line, _) => {
-                within * width * 16
-                    + group * self.stride
-                    + chunk % width * 16
-                    + chunk / width * self.leading
+                group * self.stride + chunk % width * 16 + chunk / width * self.leading
             }
         };
-        let linear = self.start.wrapping_add(offset);
-        let row = (linear >> 7).wrapping_sub(self.base_offset);
-        (linear ^ (row & (width - 1)) << 4) & 0x3_ffff
+        let first = self.start.wrapping_add(offset);
+        std::array::from_fn(|within| {
+            let linear = first.wrapping_add(within as u32 * width * 16);
+            let row = (linear >> 7).wrapping_sub(self.base_offset);
+            (linear ^ (row & (width - 1)) << 4) & 0x3_ffff
+        })
     }
 
     /// Decodes `lines` by 32 bytes of depth into `panel`, which must have been reset. `read`
     /// gives the 16 bytes at a shared address.
+    #[inline]
     pub(crate) fn load<E>(
         &self,
         major: Major,
@@ -89,21 +91,20 @@ impl MatrixDescriptor {
         mut read: impl FnMut(u32) -> Result<[u8; 16], E>,
     ) -> Result<(), E> {
         let per_chunk = 16 / panel.element().bytes() as usize;
-        match major {
-            Major::Depth => {
-                for line in 0..lines {
-                    for chunk in 0..panel.depth / per_chunk {
-                        let bytes = read(self.chunk(major, line as u32, chunk as u32))?;
-                        panel.put_along_depth(line, chunk * per_chunk, bytes);
-                    }
+        let (groups, chunks) = match major {
+            Major::Depth => (lines / 8, panel.depth / per_chunk),
+            Major::Line => (panel.depth / 8, lines / per_chunk),
+        };
+        for group in 0..groups {
+            for chunk in 0..chunks {
+                let mut bytes = [[0; 16]; 8];
+                let addresses = self.chunks(major, group as u32, chunk as u32);
+                for (bytes, address) in bytes.iter_mut().zip(addresses) {
+                    *bytes = read(address)?;
                 }
-            }
-            Major::Line => {
-                for k in 0..panel.depth {
-                    for chunk in 0..lines / per_chunk {
-                        let bytes = read(self.chunk(major, k as u32, chunk as u32))?;
-                        panel.put_across_lines(chunk * per_chunk, k, bytes);
-                    }
+                match major {
+                    Major::Depth => panel.put_along_depth(8 * group, chunk * per_chunk, bytes),
+                    Major::Line => panel.put_across_lines(chunk * per_chunk, 8 * group, bytes),
                 }
             }
         }
@@ -121,6 +122,12 @@ pub(crate) fn is_width(element: Element, columns: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl MatrixDescriptor {
+        fn chunk(&self, major: Major, index: u32, chunk: u32) -> u32 {
+            self.chunks(major, index / 8, chunk)[index as usize % 8]
+        }
+    }
 
     fn descriptor(start: u32, leading: u32, stride: u32, swizzle: u64) -> u64 {
         let field = |bytes: u32| u64::from(bytes >> 4);

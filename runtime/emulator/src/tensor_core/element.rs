@@ -147,7 +147,8 @@ mod tests {
             assert!(got == expected || got.is_nan() && expected.is_nan(), "{bits:02x}: {got}");
         }
         for bits in 0..65536u32 {
-            let (sign, e, f) = (if bits >> 15 == 1 { -1.0 } else { 1.0 }, bits >> 10 & 31, bits & 1023);
+            let (sign, e, f) =
+                (if bits >> 15 == 1 { -1.0 } else { 1.0 }, bits >> 10 & 31, bits & 1023);
             let expected = match (e, f) {
                 (31, 0) => sign * f32::INFINITY,
                 (31, _) => f32::NAN,

@@ -130,8 +130,7 @@ unsafe fn fused_block<L: Lanes, const VECTORS: usize>(
                 *sum = L::load(tile.add(index * lines + vector * L::WIDTH));
             }
         }
-        let (mut x, mut y) =
-            (a.values.as_ptr().add(row * depth), b.values.as_ptr().add(column));
+        let (mut x, mut y) = (a.values.as_ptr().add(row * depth), b.values.as_ptr().add(column));
         for _ in 0..depth {
             let mut columns = [L::splat(0.0); VECTORS];
             for (vector, column) in columns.iter_mut().enumerate() {
@@ -206,8 +205,7 @@ unsafe fn aligned_block<L: Lanes, const ROWS: usize, const COLUMNS: usize>(
                 factors[index][vector] = L::load(scales[index].as_ptr().add(vector * L::WIDTH));
             }
         }
-        let (mut x, mut y) =
-            (a.values.as_ptr().add(row * depth), b.values.as_ptr().add(column));
+        let (mut x, mut y) = (a.values.as_ptr().add(row * depth), b.values.as_ptr().add(column));
         for _ in 0..depth {
             let columns = [L::load(y), L::load(y.add(L::WIDTH))];
             for index in 0..ROWS {
@@ -221,7 +219,10 @@ unsafe fn aligned_block<L: Lanes, const ROWS: usize, const COLUMNS: usize>(
         }
         for index in 0..ROWS {
             for vector in 0..2 {
-                L::store_int(sums[index].as_mut_ptr().add(vector * L::WIDTH), totals[index][vector]);
+                L::store_int(
+                    sums[index].as_mut_ptr().add(vector * L::WIDTH),
+                    totals[index][vector],
+                );
             }
         }
     }

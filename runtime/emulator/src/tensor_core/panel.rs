@@ -8,6 +8,7 @@
 use super::element::{
     Element, ZERO, decode_bf16, decode_e4m3, decode_e5m2, decode_f16, decode_tf32,
 };
+use super::transpose::transpose;
 
 /// Position of a column within the tile.
 #[inline(always)]
@@ -78,57 +79,53 @@ impl Panel {
         self.raw[at * size..(at + 1) * size].copy_from_slice(&bits.to_le_bytes()[..size]);
     }
 
-    /// Puts 16 bytes of elements that follow each other along the depth.
+    /// Puts, for eight lines from a multiple of eight, 16 bytes of elements that follow each other
+    /// along the depth.
     #[inline]
-    pub(crate) fn put_along_depth(&mut self, line: usize, k: usize, chunk: [u8; 16]) {
-        let start = self.index(line, k);
+    pub(crate) fn put_along_depth(&mut self, line: usize, k: usize, chunks: [[u8; 16]; 8]) {
+        let size = self.element().bytes() as usize;
         if self.is_columns {
-            let step = self.lines;
-            self.put_chunk(chunk, start, |index| index * step);
+            // In the order of positions.
+            let [a, b, c, d, e, f, g, h] = chunks;
+            self.put_transposed([a, c, e, g, b, d, f, h], line + k * self.lines, self.lines);
         } else {
-            let at = start * self.element().bytes() as usize;
-            self.raw[at..at + 16].copy_from_slice(&chunk);
-        }
-    }
-
-    /// Puts 16 bytes of elements that follow each other across lines, from a multiple of eight.
-    #[inline]
-    pub(crate) fn put_across_lines(&mut self, line: usize, k: usize, chunk: [u8; 16]) {
-        let start = self.index(line, k);
-        if self.is_columns {
-            self.put_chunk(chunk, start, position);
-        } else {
-            let step = self.depth;
-            self.put_chunk(chunk, start, |index| index * step);
-        }
-    }
-
-    #[inline(always)]
-    fn put_chunk(&mut self, chunk: [u8; 16], start: usize, step: impl Fn(usize) -> usize) {
-        match self.element().bytes() {
-            4 => self.put_parts::<4, 4>(chunk, start, step),
-            2 => self.put_parts::<2, 8>(chunk, start, step),
-            _ => self.put_parts::<1, 16>(chunk, start, step),
-        }
-    }
-
-    #[inline(always)]
-    fn put_parts<const SIZE: usize, const COUNT: usize>(
-        &mut self,
-        chunk: [u8; 16],
-        start: usize,
-        step: impl Fn(usize) -> usize,
-    ) {
-        // Steps grow with the index: the last place is the farthest.
-        let last = (0..COUNT).map(&step).max().unwrap_or(0);
-        assert!((start + last + 1) * SIZE <= self.raw.len(), "an element lies outside the panel");
-        let raw = self.raw.as_mut_ptr();
-        for index in 0..COUNT {
-            // SAFETY: at or below the place checked above.
-            unsafe {
-                let to = raw.add((start + step(index)) * SIZE).cast::<[u8; SIZE]>();
-                to.write(std::array::from_fn(|byte| chunk[index * SIZE + byte]));
+            for (row, chunk) in chunks.iter().enumerate() {
+                let at = self.index(line + row, k) * size;
+                self.raw[at..at + 16].copy_from_slice(chunk);
             }
+        }
+    }
+
+    /// Puts, for eight depths, 16 bytes of two-byte elements that follow each other across lines,
+    /// from a multiple of eight.
+    #[inline]
+    pub(crate) fn put_across_lines(&mut self, line: usize, k: usize, chunks: [[u8; 16]; 8]) {
+        debug_assert_eq!(self.element().bytes(), 2);
+        if self.is_columns {
+            for (depth, chunk) in chunks.iter().enumerate() {
+                let at = 2 * ((k + depth) * self.lines + line);
+                let (pairs, _) = chunk.as_chunks::<2>();
+                let order = [0, 2, 4, 6, 1, 3, 5, 7].map(|column| pairs[column]);
+                self.raw[at..at + 16].copy_from_slice(order.as_flattened());
+            }
+        } else {
+            self.put_transposed(chunks, line * self.depth + k, self.depth);
+        }
+    }
+
+    /// Puts eight chunks so that their first elements become neighbours at place `at`, the second
+    /// ones at `at + step`, and so on.
+    #[inline(always)]
+    fn put_transposed(&mut self, chunks: [[u8; 16]; 8], at: usize, step: usize) {
+        let size = self.element().bytes() as usize;
+        let flat = match size {
+            4 => transpose::<4>(chunks),
+            2 => transpose::<2>(chunks),
+            _ => transpose::<1>(chunks),
+        };
+        for (index, eight) in flat.chunks_exact(8 * size).enumerate() {
+            let at = (at + index * step) * size;
+            self.raw[at..at + 8 * size].copy_from_slice(eight);
         }
     }
 
@@ -195,16 +192,21 @@ mod tests {
 
     #[test]
     fn chunks_land_where_single_elements_do() {
-        let bytes: [u8; 16] = std::array::from_fn(|index| (index * 23 + 5) as u8);
+        let chunks: [[u8; 16]; 8] = std::array::from_fn(|line| {
+            std::array::from_fn(|index| (line * 77 + index * 23 + 5) as u8)
+        });
         for element in [Element::Bf16, Element::F16, Element::Tf32, Element::E4m3, Element::S8] {
             let size = element.bytes() as usize;
             let count = 16 / size;
-            let bits = |index: usize| {
+            let bits = |chunk: usize, index: usize| {
                 let mut word = [0; 4];
-                word[..size].copy_from_slice(&bytes[index * size..(index + 1) * size]);
+                word[..size].copy_from_slice(&chunks[chunk][index * size..(index + 1) * size]);
                 u32::from_le_bytes(word)
             };
-            for columns in [false, true] {
+            for (columns, across) in [(false, false), (false, true), (true, false), (true, true)] {
+                if across && size != 2 {
+                    continue;
+                }
                 let reset = |panel: &mut Panel| match columns {
                     true => panel.reset_columns(24, 32, element, true),
                     false => panel.reset_rows(24, 32, element, true),
@@ -212,11 +214,17 @@ mod tests {
                 let (mut whole, mut single) = (Panel::default(), Panel::default());
                 reset(&mut whole);
                 reset(&mut single);
-                whole.put_along_depth(3, count, bytes);
-                whole.put_across_lines(8, 1, bytes);
-                for index in 0..count {
-                    single.put(3, count + index, bits(index));
-                    single.put(8 + index, 1, bits(index));
+                match across {
+                    true => whole.put_across_lines(8, 16, chunks),
+                    false => whole.put_along_depth(8, count, chunks),
+                }
+                for chunk in 0..8 {
+                    for index in 0..count {
+                        match across {
+                            true => single.put(8 + index, 16 + chunk, bits(chunk, index)),
+                            false => single.put(8 + chunk, count + index, bits(chunk, index)),
+                        }
+                    }
                 }
                 whole.finish();
                 single.finish();

@@ -39,8 +39,7 @@ impl WideSum {
         let magnitude = if field == 0 { fraction } else { fraction | 1 << 52 };
         let at = field.max(1) - 1075 - LOWEST;
         // Products have at most 24 significant bits and C at most 24: what lies below is zero.
-        let (magnitude, at) =
-            if at < 0 { (magnitude >> -at, 0) } else { (magnitude, at as usize) };
+        let (magnitude, at) = if at < 0 { (magnitude >> -at, 0) } else { (magnitude, at as usize) };
         let mut wide = u128::from(magnitude) << (at % 32);
         for digit in self.digits.iter_mut().skip(at / 32) {
             let part = (wide & 0xffff_ffff) as i64;
