@@ -113,6 +113,12 @@ impl Dim {
         Some(Self { terms })
     }
 
+    /// Whether this size is at least another in every step, as far as coefficients tell (no
+    /// relation between the symbols is used).
+    pub fn covers(&self, other: &Self) -> bool {
+        (self.clone() - other.clone()).terms.values().all(|&c| c >= 0)
+    }
+
     /// The product of the sizes of several axes.
     pub fn product<'a>(dims: impl IntoIterator<Item = &'a Self>) -> Self {
         dims.into_iter().fold(Self::from(1), |p, d| p * d.clone())
@@ -276,6 +282,14 @@ mod tests {
         for d in [a, t.clone() * s.clone() * 4, s - t, Dim::from(0), Dim::from(7)] {
             assert_eq!(d.to_string().parse::<Dim>(), Ok(d));
         }
+    }
+
+    #[test]
+    fn a_size_covers_another_coefficient_by_coefficient() {
+        let (t, s) = (Dim::from(Sym::Tokens), Dim::from(Sym::Past));
+        assert!((t.clone() * 8 + s.clone()).covers(&(t.clone() * 8)));
+        assert!(!(t.clone() * 8).covers(&(t.clone() * 8 + s.clone())));
+        assert!(!(t.clone() * 9).covers(&s) && !s.covers(&t));
     }
 
     #[test]
