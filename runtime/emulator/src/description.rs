@@ -31,9 +31,9 @@ pub(crate) enum Argument {
     /// A number.
     Scalar(Scalar),
     /// A null pointer.
-    Null(bool),
+    Null(serde::de::IgnoredAny),
     /// A tensor map over a buffer.
-    TensorMap(serde_json::Value),
+    TensorMap(serde::de::IgnoredAny),
 }
 
 /// A named tensor in device memory, written to the output after the launch.

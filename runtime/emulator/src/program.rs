@@ -104,7 +104,6 @@ pub(crate) enum Special {
     ClusterNctaid(u8),
     ClusterCtarank,
     ClusterNctarank,
-    IsExplicitCluster,
     Envreg(u8),
     Zero,
 }
@@ -198,7 +197,6 @@ pub(crate) struct Kernel {
 /// A shared variable of the module.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedVariable {
-    pub(crate) name: String,
     pub(crate) bytes: u32,
     pub(crate) align: u32,
     /// `.extern .shared x[]`: dynamic shared memory.
@@ -210,7 +208,6 @@ pub(crate) struct SharedVariable {
 pub(crate) struct Program {
     pub(crate) functions: Vec<Function>,
     pub(crate) kernels: BTreeMap<String, Kernel>,
-    pub(crate) shared: Vec<SharedVariable>,
     /// Initial bytes of the module's variables in device memory.
     pub(crate) image: Vec<u8>,
     /// Addresses to add to the image: where, and what.

@@ -202,7 +202,7 @@ impl<'a> Decoder<'a, '_> {
                     self.label_at[id as usize] = self.drafts.len() as u32;
                 }
             }
-            Statement::Targets(..) | Statement::Prototype(_) => {}
+            Statement::Targets(..) => {}
             Statement::Block(inner) => {
                 self.scopes.push(Scope::default());
                 self.block(inner)?;
@@ -280,11 +280,6 @@ impl<'a> Decoder<'a, '_> {
     pub(crate) fn emit_going(&mut self, mut inst: Inst, goes: Goes) {
         (inst.guard, inst.guard_flip) = self.guard;
         self.drafts.push(Draft { inst, goes, line: self.line, opcode: self.opcode });
-    }
-
-    /// Whether the instruction at hand has a guard.
-    pub(crate) fn is_guarded(&self) -> bool {
-        self.guard.0 != NO_REG
     }
 
     /// A number for one more memory instruction.

@@ -47,7 +47,6 @@ impl<'a> Names<'a> {
             ));
         }
         self.shared.push(SharedVariable {
-            name: variable.name.to_string(),
             bytes,
             align: variable.align,
             is_dynamic: variable.is_extern && bytes == 0,
@@ -82,7 +81,7 @@ impl<'a> Names<'a> {
             }
             let bits = match item {
                 Init::Bits(bits) => *bits,
-                Init::Symbol(name, offset, _) => {
+                Init::Symbol(name, offset) => {
                     let fixup = match self.symbols.get(name) {
                         Some(Symbol::Global(base)) => {
                             Fixup::Global(base.wrapping_add_signed(*offset))
@@ -169,7 +168,6 @@ pub(crate) fn decode(ast: &Ast<'_>) -> Result<Program, Error> {
     Ok(Program {
         functions,
         kernels,
-        shared: names.shared,
         image: names.image,
         fixups: names.fixups,
         sites: names.sites,

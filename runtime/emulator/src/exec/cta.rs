@@ -88,9 +88,11 @@ impl Cta {
                 idle += 1;
                 continue;
             }
+            let before = worker.counters.warp_instructions;
             match self.warps[index].run(QUANTUM, &mut self.state, launch, worker) {
                 Stop::Slice => idle = 0,
-                Stop::Blocked => idle += 1,
+                Stop::Blocked if worker.counters.warp_instructions == before => idle += 1,
+                Stop::Blocked => idle = 0,
                 Stop::Done => {
                     idle = 0;
                     self.done[index] = true;

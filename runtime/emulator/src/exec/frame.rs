@@ -143,7 +143,6 @@ fn uniform_special(special: Special, launch: &Launch<'_>, place: Place) -> u64 {
             inside[0] + launch.cluster[0] * (inside[1] + launch.cluster[1] * inside[2])
         }
         Special::ClusterNctarank => launch.cluster.iter().product(),
-        Special::IsExplicitCluster => u32::from(launch.cluster != [1, 1, 1]),
         _ => 0,
     };
     u64::from(value)

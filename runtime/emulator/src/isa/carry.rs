@@ -119,13 +119,16 @@ unsafe fn add<const WIDE: bool>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     }
 }
 
-/// The carry of a subtraction is a borrow.
+/// A subtraction is the addition of the complement: the carry is set where nothing was borrowed.
+/// The ISA speaks of a borrow only, but NVIDIA's own division of 128-bit integers reads the flag
+/// of `subc.cc` with `addc` and relies on this.
 unsafe fn sub<const WIDE: bool>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     // SAFETY: as the caller's.
     unsafe {
-        lanes::<WIDE>(cx, inst, |a, b, _, borrow| {
-            let taken = u128::from(b) + u128::from(borrow);
-            (u128::from(a).wrapping_sub(taken) as u64, u128::from(a) < taken)
+        let reads = inst.aux & IN != 0;
+        lanes::<WIDE>(cx, inst, |a, b, _, carry| {
+            let taken = u128::from(b) + u128::from(reads && !carry);
+            (u128::from(a).wrapping_sub(taken) as u64, u128::from(a) >= taken)
         })
     }
 }

@@ -56,8 +56,8 @@ impl Variable<'_> {
 pub(crate) enum Init<'a> {
     /// A number, as the bits of the element.
     Bits(u64),
-    /// The address of a symbol plus a byte offset; true for a generic address.
-    Symbol(&'a str, i64, bool),
+    /// The address of a symbol plus a byte offset. Addresses of device memory are generic too.
+    Symbol(&'a str, i64),
 }
 
 /// One statement of a body.
@@ -71,8 +71,6 @@ pub(crate) enum Statement<'a> {
     Label(&'a str, u32),
     /// `name: .branchtargets a, b;`.
     Targets(&'a str, Vec<&'a str>),
-    /// `name: .callprototype (results) _ (params);`: it is known by its name alone.
-    Prototype(&'a str),
     /// `{ … }`: a scope of its own for registers, variables and labels.
     Block(Vec<Statement<'a>>),
     /// An instruction.

@@ -403,9 +403,9 @@ impl<'a> Parser<'a> {
                 let name = self.name()?;
                 let inner = self.symbol_offset()?;
                 self.expect(b')')?;
-                Init::Symbol(name, inner.wrapping_add(self.symbol_offset()?), true)
+                Init::Symbol(name, inner.wrapping_add(self.symbol_offset()?))
             }
-            Token::Name(name) => Init::Symbol(name, self.symbol_offset()?, false),
+            Token::Name(name) => Init::Symbol(name, self.symbol_offset()?),
             _ => return Err(self.error("an initialiser needs numbers or names")),
         };
         out.push(item);

@@ -45,7 +45,7 @@ impl<'a> Parser<'a> {
                 let line = self.line();
                 self.next();
                 self.next();
-                out.push(self.after_label(name, line)?);
+                out.extend(self.after_label(name, line)?);
             }
             Token::Name(_) | Token::Punct(b'@') => {
                 let instruction = self.instruction()?;
@@ -56,7 +56,11 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn after_label(&mut self, name: &'a str, line: u32) -> Result<Statement<'a>, Error> {
+    fn after_label(
+        &mut self,
+        name: &'a str,
+        line: u32,
+    ) -> Result<Option<Statement<'a>>, Error> {
         match self.peek() {
             Token::Dot("branchtargets" | "calltargets") => {
                 self.next();
@@ -65,13 +69,14 @@ impl<'a> Parser<'a> {
                     targets.push(self.name()?);
                 }
                 self.expect(b';')?;
-                Ok(Statement::Targets(name, targets))
+                Ok(Some(Statement::Targets(name, targets)))
             }
             Token::Dot("callprototype") => {
                 self.skip_statement();
-                Ok(Statement::Prototype(name))
+                // An indirect call passes what it passes: the prototype adds nothing.
+                Ok(None)
             }
-            _ => Ok(Statement::Label(name, line)),
+            _ => Ok(Some(Statement::Label(name, line))),
         }
     }
 
