@@ -1,0 +1,108 @@
+//! Checks that every index in a plan names something, so that running it cannot go astray.
+
+use crate::Result;
+use moec_ir::plan::{Buffer, Plan, PlanEntry, PlanFunction};
+use moec_ir::{DType, Diagnostic};
+
+/// Checks a plan's indices, calls, geometry and formats.
+///
+/// Whether launches stay inside their buffers is checked by the emulator, not here.
+///
+/// # Errors
+/// E1004, one for each fault.
+pub fn validate(plan: &Plan) -> Result<()> {
+    let mut faults = Vec::new();
+    for kernel in &plan.kernels {
+        match &kernel.geometry {
+            None => faults.push(format!("kernel `{}` has no geometry", kernel.name)),
+            Some(g) if g.block.iter().map(|&n| u64::from(n)).product::<u64>() > 1024 => {
+                faults.push(format!("kernel `{}` has more than 1024 threads", kernel.name));
+            }
+            Some(g) if g.block.contains(&0) || g.grid.iter().any(|e| e.per == 0) => {
+                faults.push(format!("kernel `{}` has an empty block or tile", kernel.name));
+            }
+            Some(_) => {}
+        }
+    }
+    for function in &plan.functions {
+        check_function(plan, function, &mut faults);
+    }
+    for entry in &plan.entries {
+        check_entry(plan, entry, &mut faults);
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let place = format!("the {} plan of `{}` is inconsistent", plan.phase, plan.model);
+    Err(faults
+        .into_iter()
+        .map(|f| Diagnostic::error("E1004", format!("{place}: {f}")).help("build it again"))
+        .collect())
+}
+
+fn check_function(plan: &Plan, function: &PlanFunction, faults: &mut Vec<String>) {
+    for (at, launch) in function.launches.iter().enumerate() {
+        let place = format!("function `{}`, launch {at}", function.name);
+        if launch.kernel >= plan.kernels.len() {
+            faults.push(format!("{place}: there is no kernel {}", launch.kernel));
+        }
+        for operand in &launch.operands {
+            let (what, index, count) = match operand.buffer {
+                Buffer::Workspace(i) => ("workspace", i, function.workspace.len()),
+                Buffer::Weight(i) => ("weight", i, function.weights.len()),
+                Buffer::Cache(i) => ("cache", i, function.caches.len()),
+                Buffer::Table(i) => ("table", i, function.tables.len()),
+                // The caller's side is checked by `check_entry`.
+                Buffer::Input(_) | Buffer::Output(_) | Buffer::Step(_) => continue,
+            };
+            if index >= count {
+                faults.push(format!("{place}: there is no {what} {index} of {count}"));
+            }
+        }
+    }
+    for weight in &function.weights {
+        if weight.parts.is_empty() || weight.outer == 0 {
+            faults.push(format!("function `{}` has an empty weight", function.name));
+        }
+    }
+}
+
+fn check_entry(plan: &Plan, entry: &PlanEntry, faults: &mut Vec<String>) {
+    let place = format!("entry `{}`", entry.name);
+    let known = |v: &moec_ir::graph::ValueId| v.0 < entry.values.len();
+    if !entry.inputs.iter().chain(&entry.outputs).all(known) {
+        faults.push(format!("{place} takes or returns a value that does not exist"));
+    }
+    for (at, step) in entry.steps.iter().enumerate() {
+        let Some(function) = plan.functions.get(step.function) else {
+            faults.push(format!("{place}, step {at}: there is no function {}", step.function));
+            continue;
+        };
+        if !step.inputs.iter().chain(&step.outputs).all(known) {
+            faults.push(format!("{place}, step {at}: a value does not exist"));
+        }
+        let operands = function.launches.iter().flat_map(|l| &l.operands);
+        for operand in operands {
+            let fits = match operand.buffer {
+                Buffer::Input(i) => i < step.inputs.len(),
+                Buffer::Output(i) => i < step.outputs.len(),
+                _ => true,
+            };
+            if !fits {
+                faults.push(format!("{place}, step {at}: {:?} is not given", operand.buffer));
+            }
+        }
+        let layered = |name: &str| name.contains("{i}") && step.layer.is_none();
+        if function.weights.iter().flat_map(|w| &w.parts).any(|p| layered(&p.tensor)) {
+            faults.push(format!("{place}, step {at}: `{}` needs a layer", function.name));
+        }
+    }
+    if entry.name == "main" {
+        let input = entry.inputs.first().filter(|_| entry.inputs.len() == 1);
+        let ids = input.and_then(|v| entry.values.get(v.0)).map(|v| v.dtype);
+        let logits = entry.outputs.first().and_then(|v| entry.values.get(v.0));
+        if ids != Some(DType::I32) || logits.is_none_or(|v| v.shape.len() != 2) {
+            faults.push(format!("{place} is not from token ids to logits [T, vocab]"));
+        }
+    }
+}

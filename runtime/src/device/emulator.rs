@@ -1,0 +1,102 @@
+//! The emulator as a device.
+
+use super::{Counters, Device, KernelArg, KernelId, LaunchShape};
+use super::{failed_kernel, memory_failure, refused_ptx};
+use crate::Result;
+use moec_emulator as emulator;
+
+/// An emulated Hopper GPU. Results do not depend on the number of host threads.
+pub struct Emulator {
+    device: emulator::Device,
+    modules: Vec<emulator::Module>,
+    /// Module and name of each kernel.
+    kernels: Vec<(usize, String)>,
+}
+
+impl Emulator {
+    /// An emulated GPU of a configuration.
+    pub fn new(config: emulator::DeviceConfig) -> Self {
+        Self { device: emulator::Device::new(config), modules: vec![], kernels: vec![] }
+    }
+}
+
+impl Default for Emulator {
+    fn default() -> Self {
+        Self::new(emulator::DeviceConfig::default())
+    }
+}
+
+impl Device for Emulator {
+    fn describe(&self) -> String {
+        "emulator".into()
+    }
+
+    fn alloc(&mut self, bytes: u64, name: &str) -> Result<u64> {
+        let Ok(size) = usize::try_from(bytes) else {
+            return memory_failure("allocation", format!("{bytes} bytes for `{name}`"));
+        };
+        self.device.alloc(size, name).or_else(|e| memory_failure("allocation", e))
+    }
+
+    fn free(&mut self, address: u64) -> Result<()> {
+        self.device.free(address).or_else(|e| memory_failure("release", e))
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.device.write(address, bytes).or_else(|e| memory_failure("copy to the device", e))
+    }
+
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        self.device.read(address, bytes).or_else(|e| memory_failure("copy from the device", e))
+    }
+
+    fn load(&mut self, ptx: &str, kernels: &[&str]) -> Result<Vec<KernelId>> {
+        let module = emulator::Module::parse(ptx).or_else(refused_ptx)?;
+        let mut ids = Vec::new();
+        for kernel in kernels {
+            if !module.kernels().any(|k| k == *kernel) {
+                return refused_ptx(format!("there is no entry `{kernel}`"));
+            }
+            ids.push(KernelId(self.kernels.len()));
+            self.kernels.push((self.modules.len(), (*kernel).to_owned()));
+        }
+        self.modules.push(module);
+        Ok(ids)
+    }
+
+    fn launch(
+        &mut self,
+        kernel: KernelId,
+        shape: &LaunchShape,
+        args: &[KernelArg],
+    ) -> Result<Counters> {
+        let (module, name) = &self.kernels[kernel.0];
+        let config = emulator::LaunchConfig {
+            grid: shape.grid,
+            block: shape.block,
+            cluster: None,
+            dynamic_shared_bytes: shape.shared_bytes,
+            cooperative: false,
+        };
+        let args: Vec<emulator::Arg> = args
+            .iter()
+            .map(|arg| match *arg {
+                KernelArg::Address(a) => emulator::Arg::U64(a),
+                KernelArg::U32(n) => emulator::Arg::U32(n),
+            })
+            .collect();
+        match self.device.launch(&self.modules[*module], name, &config, &args) {
+            Ok(report) => Ok(Counters {
+                warp_instructions: report.warp_instructions,
+                lane_instructions: report.lane_instructions,
+                load_bytes: report.global_load_bytes,
+                store_bytes: report.global_store_bytes,
+            }),
+            Err(e) => failed_kernel(name, e),
+        }
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
