@@ -42,7 +42,10 @@ fn interpreter(criterion: &mut Criterion) {
     run(criterion, "fma", &kernel("", &fma, store), 256);
     let loads: String = (4..12)
         .map(|r| {
-            format!("ld.global.f32 %r{r}, [%rd2+{}];\nfma.rn.f32 %r20, %r{r}, %r21, %r20;\n", r * 4096)
+            format!(
+                "ld.global.f32 %r{r}, [%rd2+{}];\nfma.rn.f32 %r20, %r{r}, %r21, %r20;\n",
+                r * 4096
+            )
         })
         .collect();
     run(criterion, "load and fma", &kernel("", &loads, "st.global.u32 [%rd2], %r20;"), 256);
@@ -57,9 +60,8 @@ fn interpreter(criterion: &mut Criterion) {
         .collect();
     let setup = "mad.wide.u32 %rd3, %r2, 16, %rd1;";
     run(criterion, "vector loads", &kernel(setup, &vectors, "st.global.u32 [%rd2], %r20;"), 256);
-    let integers: String = (4..20)
-        .map(|r| format!("mad.lo.s32 %r{r}, %r{r}, 3, %r{};\n", r - 1))
-        .collect();
+    let integers: String =
+        (4..20).map(|r| format!("mad.lo.s32 %r{r}, %r{r}, 3, %r{};\n", r - 1)).collect();
     run(criterion, "integers", &kernel("", &integers, store), 256);
 }
 

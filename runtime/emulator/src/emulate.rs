@@ -39,7 +39,8 @@ impl Outputs {
     /// # Errors
     /// [`Error::Description`] if the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let fail = |message: String| Error::Description { path: path.display().to_string(), message };
+        let fail =
+            |message: String| Error::Description { path: path.display().to_string(), message };
         let mut views = Vec::new();
         for (name, tensor) in &self.tensors {
             let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes);
@@ -82,7 +83,8 @@ pub fn emulate(launch_json: &Path) -> Result<Outputs, Error> {
         args.push(match argument {
             Argument::Buffer(buffer) => Arg::U64(loader.place(buffer)?),
             Argument::Scalar(scalar) => {
-                let dtype = dtype_named(&scalar.dtype).map_err(|error| wrong(launch_json, error))?;
+                let dtype =
+                    dtype_named(&scalar.dtype).map_err(|error| wrong(launch_json, error))?;
                 let value = element(dtype, &scalar.value).map_err(|e| wrong(launch_json, e))?;
                 Arg::Bytes(value)
             }
@@ -127,7 +129,8 @@ struct Loader<'a> {
 impl Loader<'_> {
     /// Puts a buffer's content into device memory; a name that is known already is the same memory.
     fn place(&mut self, buffer: &Buffer) -> Result<u64, Error> {
-        let fail = |message: String| wrong(self.path, format!("buffer `{}`: {message}", buffer.name));
+        let fail =
+            |message: String| wrong(self.path, format!("buffer `{}`: {message}", buffer.name));
         if let Some(&(address, ..)) = self.placed.get(&buffer.name) {
             return Ok(address);
         }
@@ -141,7 +144,8 @@ impl Loader<'_> {
     }
 
     fn content(&self, buffer: &Buffer, dtype: Dtype, size: usize) -> Result<Vec<u8>, Error> {
-        let fail = |message: String| wrong(self.path, format!("buffer `{}`: {message}", buffer.name));
+        let fail =
+            |message: String| wrong(self.path, format!("buffer `{}`: {message}", buffer.name));
         if let (Some(file), Some(tensor)) = (&buffer.file, &buffer.tensor) {
             let path = self.folder.join(file);
             let data = read(&path)?;

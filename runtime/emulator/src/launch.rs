@@ -188,7 +188,9 @@ fn check(kernel: &Kernel, config: &LaunchConfig, cluster: [u32; 3]) -> Result<()
         return Err(format!("grid {grid:?}, block {block:?}, cluster {cluster:?}: none may be 0"));
     }
     if threads > 1024 || block[2] > 64 {
-        return Err(format!("block {block:?} has {threads} threads, at most 1024 (64 along z) fit"));
+        return Err(format!(
+            "block {block:?} has {threads} threads, at most 1024 (64 along z) fit"
+        ));
     }
     if grid[0] > i32::MAX as u32 || grid[1] > 65535 || grid[2] > 65535 {
         return Err(format!("grid {grid:?} is larger than [2147483647, 65535, 65535]"));

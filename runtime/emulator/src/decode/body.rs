@@ -113,15 +113,17 @@ pub(crate) fn decode_function<'a>(
         if bytes > 32764 {
             return Err(Error::parse(
                 source.line,
-                format!("`{}` has {bytes} bytes of parameters, at most 32764 are allowed", source.name),
+                format!(
+                    "`{}` has {bytes} bytes of parameters, at most 32764 are allowed",
+                    source.name
+                ),
             ));
         }
         for (param, slot) in source.params.iter().zip(slots) {
             decoder.scopes[0].places.insert(param.name, Place::Param(slot.offset));
         }
     } else {
-        for (variables, slots) in
-            [(&source.params, &mut formals), (&source.results, &mut results)]
+        for (variables, slots) in [(&source.params, &mut formals), (&source.results, &mut results)]
         {
             for variable in variables {
                 slots.push(decoder.stack_variable(variable)?);
@@ -268,7 +270,17 @@ impl<'a> Decoder<'a, '_> {
     /// An instruction without operands.
     pub(crate) fn blank(exec: Exec) -> Inst {
         let none = NO_REG;
-        Inst { exec, guard: none, guard_flip: 0, d: none, a: none, b: none, c: none, aux: 0, imm: 0 }
+        Inst {
+            exec,
+            guard: none,
+            guard_flip: 0,
+            d: none,
+            a: none,
+            b: none,
+            c: none,
+            aux: 0,
+            imm: 0,
+        }
     }
 
     /// Adds an instruction; the guard is added here.

@@ -187,9 +187,7 @@ fn post_dominators(blocks: &[Block]) -> Vec<Option<usize>> {
             }
         }
     }
-    (0..blocks.len())
-        .map(|block| Some(dominator[block]).filter(|&meet| meet < exit))
-        .collect()
+    (0..blocks.len()).map(|block| Some(dominator[block]).filter(|&meet| meet < exit)).collect()
 }
 
 fn intersect(mut a: usize, mut b: usize, dominator: &[usize], number: &[usize]) -> usize {

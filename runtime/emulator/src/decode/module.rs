@@ -43,7 +43,10 @@ impl<'a> Names<'a> {
         if bytes > MAX_SHARED {
             return Err(Error::parse(
                 variable.line,
-                format!("`{}` takes {bytes} bytes of shared memory, a CTA has {MAX_SHARED}", variable.name),
+                format!(
+                    "`{}` takes {bytes} bytes of shared memory, a CTA has {MAX_SHARED}",
+                    variable.name
+                ),
             ));
         }
         self.shared.push(SharedVariable {
@@ -122,7 +125,10 @@ pub(crate) fn decode(ast: &Ast<'_>) -> Result<Program, Error> {
                 if source.body.is_some() && known.body.is_some() {
                     return Err(Error::parse(
                         source.line,
-                        format!("`{}` has two bodies, the first at line {}", source.name, known.line),
+                        format!(
+                            "`{}` has two bodies, the first at line {}",
+                            source.name, known.line
+                        ),
                     ));
                 }
                 if source.body.is_some() {
@@ -165,13 +171,7 @@ pub(crate) fn decode(ast: &Ast<'_>) -> Result<Program, Error> {
         let kernel = kernel(number as u32, source, &functions, &names.shared)?;
         kernels.insert(source.name.to_string(), kernel);
     }
-    Ok(Program {
-        functions,
-        kernels,
-        image: names.image,
-        fixups: names.fixups,
-        sites: names.sites,
-    })
+    Ok(Program { functions, kernels, image: names.image, fixups: names.fixups, sites: names.sites })
 }
 
 /// Functions that a call from `start` can reach.

@@ -113,9 +113,7 @@ impl<'a> Decoder<'a, '_> {
         if same || narrow {
             return Ok(());
         }
-        Err(words.wrong(format!(
-            "`{name}` is a {found:?} register, the instruction needs {ty:?}"
-        )))
+        Err(words.wrong(format!("`{name}` is a {found:?} register, the instruction needs {ty:?}")))
     }
 
     /// A predicate operand and whether it is negated (all ones) or not (0).
@@ -174,7 +172,8 @@ impl<'a> Decoder<'a, '_> {
         let Some(place) = self.place(name) else {
             return Err(words.wrong(format!("`{name}` is not declared")));
         };
-        let plus = |base: u32| u32::try_from(i64::from(base).wrapping_add(offset)).unwrap_or(u32::MAX);
+        let plus =
+            |base: u32| u32::try_from(i64::from(base).wrapping_add(offset)).unwrap_or(u32::MAX);
         let value = match place {
             Place::Local(at) => Const::Local(plus(at), wide),
             Place::Param(at) => Const::Param(plus(at), wide),
@@ -265,7 +264,9 @@ impl<'a> Decoder<'a, '_> {
             let reg = self.allot(if wide { Type::B64 } else { Type::B32 }, words)?;
             self.emit(Inst { d: reg, ..Decoder::blank(exec) });
             if wide != (ty.bytes() == 8) {
-                return Err(words.wrong(format!("`{name}` has {} bits", if wide { 64 } else { 32 })));
+                return Err(
+                    words.wrong(format!("`{name}` has {} bits", if wide { 64 } else { 32 }))
+                );
             }
             return Ok(Some(reg));
         }

@@ -6,6 +6,7 @@
 
 use super::Cx;
 use super::context::{blend, lanes};
+use super::shapes::{Level, level};
 use crate::fault::{FaultKind, RawFault};
 use crate::memory::Region;
 use crate::memory::window::{GLOBAL_BASE, LOCAL_BASE, PARAM_BASE, SHARED_BASE, is_in};
@@ -273,106 +274,177 @@ impl Cx<'_> {
     }
 }
 
-/// Reads `SIZE` bytes.
+/// Reads up to 8 bytes.
 #[inline(always)]
-unsafe fn peek<const SIZE: usize>(host: *const u8) -> u128 {
+unsafe fn peek<const SIZE: usize>(host: *const u8) -> u64 {
     // SAFETY: the caller has checked the address.
     unsafe {
         match SIZE {
-            1 => u128::from(*host),
-            2 => u128::from(host.cast::<u16>().read_unaligned()),
-            4 => u128::from(host.cast::<u32>().read_unaligned()),
-            8 => u128::from(host.cast::<u64>().read_unaligned()),
-            _ => host.cast::<u128>().read_unaligned(),
+            1 => u64::from(*host),
+            2 => u64::from(host.cast::<u16>().read_unaligned()),
+            4 => u64::from(host.cast::<u32>().read_unaligned()),
+            _ => host.cast::<u64>().read_unaligned(),
         }
     }
 }
 
+/// Writes up to 8 bytes.
 #[inline(always)]
-unsafe fn poke<const SIZE: usize>(host: *mut u8, value: u128) {
+unsafe fn poke<const SIZE: usize>(host: *mut u8, value: u64) {
     // SAFETY: the caller has checked the address.
     unsafe {
         match SIZE {
             1 => *host = value as u8,
             2 => host.cast::<u16>().write_unaligned(value as u16),
             4 => host.cast::<u32>().write_unaligned(value as u32),
-            8 => host.cast::<u64>().write_unaligned(value as u64),
-            _ => host.cast::<u128>().write_unaligned(value),
+            _ => host.cast::<u64>().write_unaligned(value),
         }
     }
 }
 
 #[inline(always)]
-fn sign_extend<const SIZE: usize>(value: u128) -> i64 {
+fn sign_extend<const SIZE: usize>(value: u64) -> u64 {
     let shift = 64 - 8 * SIZE.min(8) as u32;
-    (value as i64) << shift >> shift
+    ((value as i64) << shift >> shift) as u64
+}
+
+/// Whether lane `n` has the address of lane 0 plus `n` times `step`.
+#[inline(always)]
+fn strides(addresses: &[u64; 32], step: u64) -> bool {
+    let (first, mut differences) = (addresses[0], 0);
+    for lane in 0..32 {
+        differences |= addresses[lane] ^ first.wrapping_add(step * lane as u64);
+    }
+    differences == 0
+}
+
+/// Where the host holds the bytes of all lanes, if they lie one behind the other, aligned, in one
+/// region: the commonest access of all.
+#[inline(always)]
+fn contiguous<const SPACE: u8>(
+    cx: &mut Cx<'_>,
+    addresses: &[u64; 32],
+    bytes: u64,
+    site: u32,
+    writes: bool,
+) -> Option<*mut u8> {
+    let low = addresses[0];
+    if cx.mask != u32::MAX || low & (bytes - 1) != 0 || !strides(addresses, bytes) {
+        return None;
+    }
+    let (region, start) = cx.region(SPACE, low, low.wrapping_add(32 * bytes), site)?;
+    let fits = region.writable || !writes;
+    fits.then(|| region.host.wrapping_add((start - region.start) as usize))
+}
+
+/// Rows of `COUNT` 32-bit elements per lane, out of memory that holds lane after lane.
+#[inline(always)]
+unsafe fn load_rows<const COUNT: usize>(cx: &Cx<'_>, inst: &Inst, host: *const u8) {
+    // SAFETY: the caller has checked that 128 * COUNT bytes are there.
+    let source = unsafe { std::slice::from_raw_parts(host.cast::<[u8; 4]>(), 32 * COUNT) };
+    for element in 0..COUNT {
+        let mut values = [0u32; 32];
+        for lane in 0..32 {
+            values[lane] = u32::from_ne_bytes(source[lane * COUNT + element]);
+        }
+        // SAFETY: a register of this frame.
+        unsafe { *cx.row32(element_reg(cx, inst, element as u32)) = values };
+    }
+}
+
+/// The reverse of [`load_rows`].
+#[inline(always)]
+unsafe fn store_rows<const COUNT: usize>(cx: &Cx<'_>, inst: &Inst, host: *mut u8) {
+    let mut out = [[0u32; COUNT]; 32];
+    for element in 0..COUNT {
+        // SAFETY: a register of this frame.
+        let row = unsafe { &*cx.row32(element_reg(cx, inst, element as u32)) };
+        for lane in 0..32 {
+            out[lane][element] = row[lane];
+        }
+    }
+    // SAFETY: the caller has checked that 128 * COUNT bytes are there.
+    unsafe { std::ptr::copy_nonoverlapping(out.as_ptr().cast(), host, 128 * COUNT) };
 }
 
 /// `ld`: `d` (a list where there are several elements) from `[a + imm]`.
+#[inline(always)]
 unsafe fn load<const SPACE: u8, const SIZE: usize>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     let count = count(inst);
     let bytes = SIZE as u32 * count;
-    // SAFETY: operands of this frame; `hosts` checks addresses.
+    if SPACE == GLOBAL || SPACE == GENERIC {
+        cx.worker.counters.global_load_bytes += u64::from(bytes * cx.mask.count_ones());
+    }
+    // SAFETY: operands of this frame; addresses are checked before use.
     unsafe {
         let addresses = addresses(cx, inst);
+        let extend = extend(inst);
+        if SIZE == 4
+            && extend == Extend::Zero32
+            && let Some(host) =
+                contiguous::<SPACE>(cx, &addresses, u64::from(bytes), inst.aux, false)
+        {
+            match count {
+                1 => load_rows::<1>(cx, inst, host),
+                2 => load_rows::<2>(cx, inst, host),
+                4 => load_rows::<4>(cx, inst, host),
+                _ => load_rows::<8>(cx, inst, host),
+            }
+            return Flow::Next;
+        }
         let hosts = match cx.hosts(SPACE, &addresses, bytes, false, inst.aux) {
             Ok(hosts) => hosts,
             Err(fault) => return cx.raise(fault),
         };
-        if SPACE == GLOBAL || SPACE == GENERIC {
-            cx.worker.counters.global_load_bytes += u64::from(bytes * cx.mask.count_ones());
-        }
-        let extend = extend(inst);
-        if SIZE == 4 && count == 1 && extend == Extend::Zero32 && cx.mask == u32::MAX {
-            let row = cx.row32(inst.d);
-            let first = hosts[0];
-            let mut steps = 0;
-            for lane in 0..32 {
-                steps |= hosts[lane] as usize ^ (first as usize + 4 * lane);
-            }
-            if steps == 0 {
-                std::ptr::copy_nonoverlapping(first, row.as_mut_ptr().cast(), 128);
-            } else {
-                for lane in 0..32 {
-                    row[lane] = hosts[lane].cast::<u32>().read_unaligned();
-                }
-            }
-            return Flow::Next;
-        }
-        if SIZE == 4 && extend == Extend::Zero32 && cx.mask == u32::MAX {
-            for element in 0..count {
-                let row = cx.row32(element_reg(cx, inst, element));
-                for lane in 0..32 {
-                    let host = hosts[lane].add(4 * element as usize);
-                    row[lane] = host.cast::<u32>().read_unaligned();
-                }
-            }
-            return Flow::Next;
-        }
         for element in 0..count {
-            let mut values = [0u128; 32];
-            for lane in lanes(cx.mask) {
-                let host = hosts[lane as usize].add(SIZE * element as usize);
-                values[lane as usize] = peek::<SIZE>(host);
-            }
             let reg = element_reg(cx, inst, element);
-            if reg == crate::program::NO_REG {
-                continue;
-            }
+            let from = SIZE * element as usize;
             match extend {
-                Extend::Zero32 => cx.put32(reg, &values.map(|value| value as u32)),
-                Extend::Sign32 => {
-                    cx.put32(reg, &values.map(|value| sign_extend::<SIZE>(value) as u32));
+                Extend::Whole128 => {
+                    let mut values = [0u128; 32];
+                    for lane in lanes(cx.mask) {
+                        let host = hosts[lane as usize].add(from);
+                        values[lane as usize] = host.cast::<u128>().read_unaligned();
+                    }
+                    blend(cx.row128(reg), &values, cx.mask);
                 }
-                Extend::Zero64 => cx.put64(reg, &values.map(|value| value as u64)),
-                Extend::Sign64 => {
-                    cx.put64(reg, &values.map(|value| sign_extend::<SIZE>(value) as u64));
+                Extend::Zero32 | Extend::Sign32 => {
+                    let mut values = gather::<SIZE>(&hosts, from, cx.mask);
+                    if extend == Extend::Sign32 {
+                        values = values.map(sign_extend::<SIZE>);
+                    }
+                    cx.put32(reg, &values.map(|value| value as u32));
                 }
-                Extend::Whole128 => blend(cx.row128(reg), &values, cx.mask),
+                Extend::Zero64 | Extend::Sign64 => {
+                    let mut values = gather::<SIZE>(&hosts, from, cx.mask);
+                    if extend == Extend::Sign64 {
+                        values = values.map(sign_extend::<SIZE>);
+                    }
+                    cx.put64(reg, &values);
+                }
             }
         }
     }
     Flow::Next
+}
+
+/// One element of each executing lane.
+#[inline(always)]
+unsafe fn gather<const SIZE: usize>(hosts: &[*mut u8; 32], from: usize, mask: u32) -> [u64; 32] {
+    let mut values = [0u64; 32];
+    // SAFETY: the caller has checked the pointers of these lanes.
+    unsafe {
+        if mask == u32::MAX {
+            for lane in 0..32 {
+                values[lane] = peek::<SIZE>(hosts[lane].add(from));
+            }
+        } else {
+            for lane in lanes(mask) {
+                values[lane as usize] = peek::<SIZE>(hosts[lane as usize].add(from));
+            }
+        }
+    }
+    values
 }
 
 #[inline(always)]
@@ -381,59 +453,103 @@ fn element_reg(cx: &Cx<'_>, inst: &Inst, element: u32) -> Reg {
 }
 
 /// `st`: to `[a + imm]` from `d`.
+#[inline(always)]
 unsafe fn store<const SPACE: u8, const SIZE: usize>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     let count = count(inst);
     let bytes = SIZE as u32 * count;
     cx.worker.progress += 1;
-    // SAFETY: operands of this frame; `hosts` checks addresses.
+    if SPACE == GLOBAL || SPACE == GENERIC {
+        cx.worker.counters.global_store_bytes += u64::from(bytes * cx.mask.count_ones());
+    }
+    // SAFETY: operands of this frame; addresses are checked before use.
     unsafe {
         let addresses = addresses(cx, inst);
+        let extend = extend(inst);
+        if SIZE == 4
+            && matches!(extend, Extend::Zero32 | Extend::Sign32)
+            && let Some(host) =
+                contiguous::<SPACE>(cx, &addresses, u64::from(bytes), inst.aux, true)
+        {
+            match count {
+                1 => store_rows::<1>(cx, inst, host),
+                2 => store_rows::<2>(cx, inst, host),
+                4 => store_rows::<4>(cx, inst, host),
+                _ => store_rows::<8>(cx, inst, host),
+            }
+            return Flow::Next;
+        }
         let hosts = match cx.hosts(SPACE, &addresses, bytes, true, inst.aux) {
             Ok(hosts) => hosts,
             Err(fault) => return cx.raise(fault),
         };
-        if SPACE == GLOBAL || SPACE == GENERIC {
-            cx.worker.counters.global_store_bytes += u64::from(bytes * cx.mask.count_ones());
-        }
-        let extend = extend(inst);
-        if SIZE == 4 && cx.mask == u32::MAX && extend == Extend::Zero32 && count == 1 {
-            let row = cx.row32(inst.d);
-            let first = hosts[0];
-            let mut steps = 0;
-            for lane in 0..32 {
-                steps |= hosts[lane] as usize ^ (first as usize + 4 * lane);
-            }
-            if steps == 0 {
-                std::ptr::copy_nonoverlapping(row.as_ptr().cast(), first, 128);
-                return Flow::Next;
-            }
-        }
         for element in 0..count {
             let reg = element_reg(cx, inst, element);
+            let from = SIZE * element as usize;
             for lane in lanes(cx.mask) {
-                let host = hosts[lane as usize].add(SIZE * element as usize);
-                let value = match extend {
-                    Extend::Zero32 | Extend::Sign32 => u128::from(cx.row32(reg)[lane as usize]),
-                    Extend::Zero64 | Extend::Sign64 => u128::from(cx.row64(reg)[lane as usize]),
-                    Extend::Whole128 => cx.row128(reg)[lane as usize],
-                };
-                poke::<SIZE>(host, value);
+                let host = hosts[lane as usize].add(from);
+                match extend {
+                    Extend::Zero32 | Extend::Sign32 => {
+                        poke::<SIZE>(host, u64::from(cx.row32(reg)[lane as usize]));
+                    }
+                    Extend::Zero64 | Extend::Sign64 => {
+                        poke::<SIZE>(host, cx.row64(reg)[lane as usize]);
+                    }
+                    Extend::Whole128 => {
+                        host.cast::<u128>().write_unaligned(cx.row128(reg)[lane as usize]);
+                    }
+                }
             }
         }
     }
     Flow::Next
 }
 
+/// Compiles a memory instruction for each level of the host.
+macro_rules! leveled {
+    ($name:ident, $body:ident) => {
+        fn $name<const SPACE: u8, const SIZE: usize>() -> Exec {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+                unsafe fn avx2<const SPACE: u8, const SIZE: usize>(
+                    cx: &mut Cx<'_>,
+                    inst: &Inst,
+                ) -> Flow {
+                    // SAFETY: as the caller's.
+                    unsafe { $body::<SPACE, SIZE>(cx, inst) }
+                }
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd")]
+                #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+                unsafe fn avx512<const SPACE: u8, const SIZE: usize>(
+                    cx: &mut Cx<'_>,
+                    inst: &Inst,
+                ) -> Flow {
+                    // SAFETY: as the caller's.
+                    unsafe { $body::<SPACE, SIZE>(cx, inst) }
+                }
+                match level() {
+                    Level::Avx512 => return avx512::<SPACE, SIZE>,
+                    Level::Avx2 => return avx2::<SPACE, SIZE>,
+                    Level::Base => {}
+                }
+            }
+            $body::<SPACE, SIZE>
+        }
+    };
+}
+leveled!(load_leveled, load);
+leveled!(store_leveled, store);
+
 macro_rules! by_space_and_size {
     ($function:ident, $space:expr, $size:expr) => {{
         macro_rules! sized {
             ($number:ident) => {
                 match $size {
-                    1 => $function::<$number, 1>,
-                    2 => $function::<$number, 2>,
-                    4 => $function::<$number, 4>,
-                    8 => $function::<$number, 8>,
-                    _ => $function::<$number, 16>,
+                    1 => $function::<$number, 1>(),
+                    2 => $function::<$number, 2>(),
+                    4 => $function::<$number, 4>(),
+                    8 => $function::<$number, 8>(),
+                    _ => $function::<$number, 16>(),
                 }
             };
         }
@@ -449,10 +565,10 @@ macro_rules! by_space_and_size {
 
 /// The executor of a load of elements of `size` bytes.
 pub(crate) fn load_exec(space: Space, size: u32) -> Exec {
-    by_space_and_size!(load, space_number(space), size)
+    by_space_and_size!(load_leveled, space_number(space), size)
 }
 
 /// The executor of a store of elements of `size` bytes.
 pub(crate) fn store_exec(space: Space, size: u32) -> Exec {
-    by_space_and_size!(store, space_number(space), size)
+    by_space_and_size!(store_leveled, space_number(space), size)
 }

@@ -219,14 +219,32 @@ impl Cx<'_> {
     }
 }
 
+/// What a register holds for one lane.
+pub(crate) trait Word: Copy + Default {
+    /// `new` where `bit` is 1, `old` where it is 0: without a branch, so that lanes vectorise.
+    fn choose(old: Self, new: Self, bit: u32) -> Self;
+}
+
+macro_rules! word {
+    ($($ty:ty),*) => {$(
+        impl Word for $ty {
+            #[inline(always)]
+            fn choose(old: Self, new: Self, bit: u32) -> Self {
+                old ^ ((old ^ new) & (0 as $ty).wrapping_sub(bit as $ty))
+            }
+        }
+    )*};
+}
+word!(u32, u64, u128);
+
 /// Copies the lanes of `mask`.
 #[inline(always)]
-pub(crate) fn blend<T: Copy>(row: &mut [T; 32], values: &[T; 32], mask: u32) {
+pub(crate) fn blend<T: Word>(row: &mut [T; 32], values: &[T; 32], mask: u32) {
     if mask == u32::MAX {
         *row = *values;
     } else {
         for lane in 0..32 {
-            row[lane] = if mask >> lane & 1 != 0 { values[lane] } else { row[lane] };
+            row[lane] = T::choose(row[lane], values[lane], mask >> lane & 1);
         }
     }
 }

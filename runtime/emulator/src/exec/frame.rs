@@ -133,9 +133,7 @@ fn uniform_special(special: Special, launch: &Launch<'_>, place: Place) -> u64 {
         Special::DynamicShared => launch.dynamic_shared,
         Special::TotalShared => launch.shared_bytes(),
         Special::ReservedShared => crate::memory::window::SHARED_RESERVED,
-        Special::ClusterId(axis) => {
-            place.ctaid[axis as usize] / launch.cluster[axis as usize]
-        }
+        Special::ClusterId(axis) => place.ctaid[axis as usize] / launch.cluster[axis as usize],
         Special::NclusterId(axis) => clusters[axis as usize],
         Special::ClusterCtaid(axis) => inside[axis as usize],
         Special::ClusterNctaid(axis) => launch.cluster[axis as usize],

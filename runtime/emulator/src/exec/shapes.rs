@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use half::{bf16, f16};
 
 use super::Cx;
-use super::context::blend;
+use super::context::{Word, blend};
 use crate::program::{Exec, Flow, Inst};
 
 /// Vector instructions that the host has.
@@ -65,7 +65,7 @@ fn conjure<F: Copy>() -> F {
 }
 
 /// What a register of a given width holds for one lane.
-pub(crate) trait Cell: Copy + Default {
+pub(crate) trait Cell: Word {
     /// # Safety
     /// As for [`Cx::row32`].
     unsafe fn row<'r>(cx: &Cx<'_>, reg: u32) -> &'r mut [Self; 32];

@@ -271,16 +271,18 @@ impl Cx<'_> {
             self.warp.frames.push(Default::default());
             self.warp.frames.len() as u32 - 1
         });
-        let place = Place {
-            cta_index: self.cta.index,
-            ctaid: self.cta.ctaid,
-            warp: self.warp.index,
-        };
+        let place =
+            Place { cta_index: self.cta.index, ctaid: self.cta.ctaid, warp: self.warp.index };
         self.warp.frames[frame as usize].enter((callee, function), base, launch, place);
         let caller_base = self.warp.frames[split.frame as usize].local_base;
         let site = &self.function.calls[call as usize];
         for (from, to) in site.args.iter().zip(&function.formals) {
-            self.warp.local.copy(mask, caller_base + from.offset, base + to.offset, to.bytes.min(from.bytes));
+            self.warp.local.copy(
+                mask,
+                caller_base + from.offset,
+                base + to.offset,
+                to.bytes.min(from.bytes),
+            );
         }
         let join = self.warp.new_join(Join {
             pc: pc + 1,
@@ -334,7 +336,12 @@ impl Cx<'_> {
         let caller = &launch.program.functions[caller_function as usize];
         let site = &caller.calls[target.call as usize];
         for (to, from) in site.results.iter().zip(&self.function.results) {
-            self.warp.local.copy(leaving, base + from.offset, caller_base + to.offset, to.bytes.min(from.bytes));
+            self.warp.local.copy(
+                leaving,
+                base + from.offset,
+                caller_base + to.offset,
+                to.bytes.min(from.bytes),
+            );
         }
         if leaving == split.mask {
             self.warp.drop_current();

@@ -2,6 +2,7 @@
 
 use super::context::{CtaState, Launch, Worker};
 use super::frame::{Frame, Place};
+use super::shapes::{Level, level};
 use super::split::{Join, NO_JOIN, Split, Wait};
 use super::{Cx, lanes_of};
 use crate::fault::RawFault;
@@ -97,9 +98,7 @@ impl Warp {
     fn is_ready(&self, split: &Split, cta: &CtaState) -> bool {
         match split.wait {
             Wait::Ready => true,
-            Wait::Barrier { id, generation } => {
-                cta.barriers[id as usize].generation != generation
-            }
+            Wait::Barrier { id, generation } => cta.barriers[id as usize].generation != generation,
             Wait::Warp { required, .. } => {
                 let mut here = 0;
                 for other in &self.splits {
@@ -186,8 +185,23 @@ impl Warp {
     }
 }
 
-/// The interpreter's loop: runs one split until it gives up the floor.
+/// The interpreter's loop, compiled for what the host has.
 fn run_split(cx: &mut Cx<'_>, active: u32, left: &mut u32) -> Flow {
+    #[cfg(target_arch = "x86_64")]
+    if level() >= Level::Avx2 {
+        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+        unsafe fn avx2(cx: &mut Cx<'_>, active: u32, left: &mut u32) -> Flow {
+            interpret(cx, active, left)
+        }
+        // SAFETY: the host has these instructions.
+        return unsafe { avx2(cx, active, left) };
+    }
+    interpret(cx, active, left)
+}
+
+/// Runs one split until it gives up the floor.
+#[inline(always)]
+fn interpret(cx: &mut Cx<'_>, active: u32, left: &mut u32) -> Flow {
     let insts = &cx.function.insts[..];
     let (mut warps, mut lanes) = (0u64, 0u64);
     let flow = loop {

@@ -8,8 +8,10 @@ use crate::program::{Exec, Inst};
 use crate::ptx::ast::Instruction;
 use crate::ptx::types::Type;
 
-pub(crate) const OPCODES: &[&str] =
-    &["add", "sub", "mul", "mad", "fma", "div", "rem", "abs", "neg", "min", "max", "mul24", "mad24", "sad"];
+pub(crate) const OPCODES: &[&str] = &[
+    "add", "sub", "mul", "mad", "fma", "div", "rem", "abs", "neg", "min", "max", "mul24", "mad24",
+    "sad",
+];
 
 pub(crate) fn decode<'a>(
     cx: &mut Decoder<'a, '_>,
@@ -125,9 +127,13 @@ macro_rules! integer_exec {
                 "mad" => {
                     shapes::ternary(|a: $ty, b: $ty, c: $ty| a.wrapping_mul(b).wrapping_add(c))
                 }
-                "div" => shapes::binary(|a: $ty, b: $ty| {
-                    if b == 0 { <$unsigned>::MAX as $ty } else { a.wrapping_div(b) }
-                }),
+                "div" => {
+                    shapes::binary(
+                        |a: $ty, b: $ty| {
+                            if b == 0 { <$unsigned>::MAX as $ty } else { a.wrapping_div(b) }
+                        },
+                    )
+                }
                 "rem" => {
                     shapes::binary(|a: $ty, b: $ty| if b == 0 { a } else { a.wrapping_rem(b) })
                 }
@@ -234,9 +240,9 @@ fn exec24(opcode: &str, ty: Type, part: Option<&str>) -> Option<Exec> {
         ("mad24", Type::S32, Some("lo")) => {
             shapes::ternary(|a: i32, b: i32, c: i32| (signed(a, b) as i32).wrapping_add(c))
         }
-        ("mad24", Type::S32, Some("hi")) => shapes::ternary(|a: i32, b: i32, c: i32| {
-            ((signed(a, b) >> 16) as i32).wrapping_add(c)
-        }),
+        ("mad24", Type::S32, Some("hi")) => {
+            shapes::ternary(|a: i32, b: i32, c: i32| ((signed(a, b) >> 16) as i32).wrapping_add(c))
+        }
         _ => return None,
     })
 }

@@ -4,7 +4,7 @@
 use half::{bf16, f16};
 
 use super::memory::{take_cache_words, take_order};
-use super::numeric::{bf16_bits, f16_bits, Round, add32, max32, min32};
+use super::numeric::{Round, add32, bf16_bits, f16_bits, max32, min32};
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
 use crate::exec::{Cx, Extend, addresses, lanes_of, pack, space_number};
@@ -178,8 +178,7 @@ unsafe fn atomic<const SPACE: u8>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
                 let host = hosts[lane as usize].add((bytes * element) as usize);
                 let old = read(host, bytes);
                 let value = register(cx, data, bytes, lane);
-                let swap =
-                    if inst.c == NO_REG { 0 } else { register(cx, inst.c, bytes, lane) };
+                let swap = if inst.c == NO_REG { 0 } else { register(cx, inst.c, bytes, lane) };
                 write(host, bytes, apply(op, ty, brain, old, value, swap));
                 if result != NO_REG {
                     match bytes {
@@ -241,8 +240,20 @@ fn apply(op: Op, ty: Type, brain: bool, old: u128, value: u128, swap: u128) -> u
         (Op::And, _) => old & value,
         (Op::Or, _) => old | value,
         (Op::Xor, _) => old ^ value,
-        (Op::Inc, _) => if old >= value { 0 } else { old + 1 },
-        (Op::Dec, _) => if old == 0 || old > value { value } else { old - 1 },
+        (Op::Inc, _) => {
+            if old >= value {
+                0
+            } else {
+                old + 1
+            }
+        }
+        (Op::Dec, _) => {
+            if old == 0 || old > value {
+                value
+            } else {
+                old - 1
+            }
+        }
         (_, Type::F32) => {
             let [a, b] = [old, value].map(|bits| f32::from_bits(bits as u32));
             u128::from(float(op, a, b).to_bits())

@@ -114,9 +114,7 @@ fn decode_shift<'a>(
     let [d, a, b] = operands(instruction, words)?;
     let left = instruction.opcode == "shl";
     let exec = match (left, ty.bytes(), ty.is_signed()) {
-        (true, 2, _) => {
-            shapes::binary(|a: u16, b: u32| if b < 16 { a << b } else { 0 })
-        }
+        (true, 2, _) => shapes::binary(|a: u16, b: u32| if b < 16 { a << b } else { 0 }),
         (true, 4, _) => shapes::binary(|a: u32, b: u32| if b < 32 { a << b } else { 0 }),
         (true, ..) => shapes::binary(|a: u64, b: u32| if b < 64 { a << b } else { 0 }),
         (false, 2, true) => shapes::binary(|a: i16, b: u32| a >> b.min(15)),
@@ -275,9 +273,8 @@ fn decode_dot<'a>(
     let high = words.take_any(&["lo", "hi"]) == Some("hi");
     let (first, second) = (words.ty()?, words.ty()?);
     let mut inst = Decoder::blank(if instruction.opcode == "dp4a" { dp4a } else { dp2a });
-    inst.aux = u32::from(first.is_signed())
-        | u32::from(second.is_signed()) << 1
-        | u32::from(high) << 2;
+    inst.aux =
+        u32::from(first.is_signed()) | u32::from(second.is_signed()) << 1 | u32::from(high) << 2;
     let [d, a, b, c] = operands(instruction, words)?;
     (inst.a, inst.b) = (cx.src(a, Type::B32, words)?, cx.src(b, Type::B32, words)?);
     inst.c = cx.src(c, Type::B32, words)?;
@@ -317,8 +314,7 @@ unsafe fn dp2a(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
             let mut sum = c[lane];
             for index in 0..2 {
                 let half = (a[lane] >> (16 * index)) as u16;
-                let half =
-                    if inst.aux & 1 != 0 { i32::from(half as i16) } else { i32::from(half) };
+                let half = if inst.aux & 1 != 0 { i32::from(half as i16) } else { i32::from(half) };
                 let factor = byte(b[lane], from + index, inst.aux & 2 != 0);
                 sum = sum.wrapping_add(half.wrapping_mul(factor) as u32);
             }
@@ -453,12 +449,12 @@ fn decode_count<'a>(
         ("brev", true, ..) => shapes::unary(|a: u64| a.reverse_bits()),
         (_, false, false, false) => shapes::unary(|a: u32| 31u32.wrapping_sub(a.leading_zeros())),
         (_, true, false, false) => shapes::unary(|a: u64| 63u32.wrapping_sub(a.leading_zeros())),
-        (_, false, true, false) => shapes::unary(|a: i32| {
-            31u32.wrapping_sub((a ^ a >> 31).leading_zeros())
-        }),
-        (_, true, true, false) => shapes::unary(|a: i64| {
-            63u32.wrapping_sub((a ^ a >> 63).leading_zeros())
-        }),
+        (_, false, true, false) => {
+            shapes::unary(|a: i32| 31u32.wrapping_sub((a ^ a >> 31).leading_zeros()))
+        }
+        (_, true, true, false) => {
+            shapes::unary(|a: i64| 63u32.wrapping_sub((a ^ a >> 63).leading_zeros()))
+        }
         (_, false, false, true) => {
             shapes::unary(|a: u32| if a == 0 { u32::MAX } else { a.leading_zeros() })
         }

@@ -84,17 +84,10 @@ fn emit(
     (inst.d, inst.a) = (d, a);
     let short = target.bytes() <= 2;
     let integral = integral.is_some();
-    let flags = [
-        (ftz, FTZ),
-        (sat, SAT),
-        (relu, RELU),
-        (integral, INTEGRAL),
-        (wide, WIDE),
-        (short, SHORT),
-    ];
-    inst.aux = flags
-        .iter()
-        .fold(mode as u32, |bits, (set, flag)| if *set { bits | flag } else { bits });
+    let flags =
+        [(ftz, FTZ), (sat, SAT), (relu, RELU), (integral, INTEGRAL), (wide, WIDE), (short, SHORT)];
+    inst.aux =
+        flags.iter().fold(mode as u32, |bits, (set, flag)| if *set { bits | flag } else { bits });
     inst.b = code(from).ok_or_else(|| words.unsupported(format!("conversion from {from:?}")))?;
     inst.c = code(to).ok_or_else(|| words.unsupported(format!("conversion to {to:?}")))?;
     cx.emit(inst);
@@ -267,8 +260,7 @@ fn float_bits(value: f64, rest: f64, to: Type, mode: Round, flags: u32) -> u64 {
             if sat { saturated64(value).to_bits() } else { canon64(value).to_bits() }
         }
         Type::F32 => {
-            let value =
-                if value.is_nan() { NAN32 } else { round32(value, rest, mode) };
+            let value = if value.is_nan() { NAN32 } else { round32(value, rest, mode) };
             let value = if flags & FTZ != 0 { flush(value) } else { value };
             u64::from(if sat { saturate(value).to_bits() } else { value.to_bits() })
         }

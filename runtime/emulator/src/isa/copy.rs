@@ -99,7 +99,8 @@ unsafe fn copy(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
             Err(fault) => return cx.raise(fault),
         };
         // Lanes that read nothing may have any address.
-        cx.mask = lanes_of(all).filter(|&lane| reads[lane as usize] != 0).fold(0, |m, l| m | 1 << l);
+        cx.mask =
+            lanes_of(all).filter(|&lane| reads[lane as usize] != 0).fold(0, |m, l| m | 1 << l);
         let whole = reads.iter().all(|&bytes| bytes == size);
         let sources = if cx.mask == 0 {
             Ok([std::ptr::null_mut(); 32])

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 
-use super::numeric::{bf16_bits, f16_bits, fma_bf16, fma16, max32, max32_nan, min32, min32_nan};
 use super::numeric::{Round, saturate};
+use super::numeric::{bf16_bits, f16_bits, fma_bf16, fma16, max32, max32_nan, min32, min32_nan};
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
 use crate::exec::shapes;

@@ -87,11 +87,8 @@ fn decode_mov<'a>(
             cx.emit(Inst { d, a, aux, imm: u64::from(part.bytes()), ..Decoder::blank(pack) });
         }
         _ => {
-            let (a, aux) = if ty == Type::Pred {
-                cx.pred_src(a, words)?
-            } else {
-                (cx.src(a, ty, words)?, 0)
-            };
+            let (a, aux) =
+                if ty == Type::Pred { cx.pred_src(a, words)? } else { (cx.src(a, ty, words)?, 0) };
             let d = cx.dst(d, ty, words)?;
             cx.emit(Inst { d, a, aux, ..Decoder::blank(copy_exec(ty)) });
         }
@@ -207,9 +204,7 @@ fn decode_cvta<'a>(
         (Space::Shared, true) => shapes::unary(|a: u64| a.wrapping_sub(SHARED_BASE)),
         (Space::Local, false) => shapes::unary(|a: u64| a.wrapping_add(LOCAL_BASE)),
         (Space::Local, true) => shapes::unary(|a: u64| a.wrapping_sub(LOCAL_BASE)),
-        (Space::Param, false) if cx.is_entry => {
-            shapes::unary(|a: u64| a.wrapping_add(PARAM_BASE))
-        }
+        (Space::Param, false) if cx.is_entry => shapes::unary(|a: u64| a.wrapping_add(PARAM_BASE)),
         (Space::Param, false) => shapes::unary(|a: u64| a.wrapping_add(LOCAL_BASE)),
         (Space::Param, true) => shapes::unary(|a: u64| a.wrapping_sub(PARAM_BASE)),
         (Space::Global | Space::Generic, _) => shapes::unary(|a: u64| a),

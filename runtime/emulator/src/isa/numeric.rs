@@ -134,8 +134,7 @@ pub(crate) fn round32(high: f64, error: f64, round: Round) -> f32 {
         return near;
     }
     let above = wide > high || (wide == high && error < 0.0);
-    let (low, up) =
-        if above { (near.next_down(), near) } else { (near, near.next_up()) };
+    let (low, up) = if above { (near.next_down(), near) } else { (near, near.next_up()) };
     match round {
         Round::Nearest | Round::Away => nearest32(high, error, low, up),
         Round::Zero if high > 0.0 => low,

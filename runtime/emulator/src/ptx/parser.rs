@@ -233,9 +233,7 @@ impl<'a> Parser<'a> {
         while !self.accept(b')') {
             out.push(self.variable(Linkage::default())?);
             if !self.accept(b',') && self.peek() != Token::Punct(b')') {
-                return Err(
-                    self.error(format!("expected `,` or `)`, found {}", self.describe()))
-                );
+                return Err(self.error(format!("expected `,` or `)`, found {}", self.describe())));
             }
         }
         Ok(out)
@@ -272,11 +270,7 @@ impl<'a> Parser<'a> {
         Ok(out)
     }
 
-    fn variables(
-        &mut self,
-        linkage: Linkage,
-        out: &mut Vec<Variable<'a>>,
-    ) -> Result<(), Error> {
+    fn variables(&mut self, linkage: Linkage, out: &mut Vec<Variable<'a>>) -> Result<(), Error> {
         let first = self.variable(linkage)?;
         let template = Variable { init: Vec::new(), count: 1, ..first.clone() };
         out.push(first);
@@ -369,12 +363,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn initialiser(
-        &mut self,
-        ty: Type,
-        out: &mut Vec<Init<'a>>,
-        depth: u32,
-    ) -> Result<(), Error> {
+    fn initialiser(&mut self, ty: Type, out: &mut Vec<Init<'a>>, depth: u32) -> Result<(), Error> {
         if depth > MAX_NESTING {
             return Err(self.error("an initialiser nests too deep"));
         }

@@ -56,11 +56,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn after_label(
-        &mut self,
-        name: &'a str,
-        line: u32,
-    ) -> Result<Option<Statement<'a>>, Error> {
+    fn after_label(&mut self, name: &'a str, line: u32) -> Result<Option<Statement<'a>>, Error> {
         match self.peek() {
             Token::Dot("branchtargets" | "calltargets") => {
                 self.next();
@@ -121,9 +117,7 @@ impl<'a> Parser<'a> {
             operands.push(self.operand(0)?);
             if !self.accept(b',') && self.peek() != Token::Punct(b';') {
                 let found = self.describe();
-                return Err(
-                    self.error(format!("expected `,` or `;` in `{opcode}`, found {found}"))
-                );
+                return Err(self.error(format!("expected `,` or `;` in `{opcode}`, found {found}")));
             }
         }
         Ok(Instruction { guard, opcode, modifiers, operands, line })
