@@ -1,0 +1,265 @@
+//! The precision section: how numbers are stored, and which products are FP8.
+
+use super::Checker;
+use super::eval::{Frame, nearest};
+use crate::ast::{Ident, Member, Setting, Word};
+use moec_ir::{DType, Diagnostic, Span};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+/// How numbers are stored. Arithmetic is float32 whatever the storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Precision {
+    /// Weights, activations and caches; bf16 unless the file says otherwise.
+    pub storage: DType,
+    /// Names of weights whose products stay float32 (their own storage does not change), and
+    /// of caches that are kept in float32.
+    pub f32: BTreeSet<String>,
+    /// Names of weights that [`Precision::linear`] does not apply to.
+    pub keep: BTreeSet<String>,
+    /// FP8 products, where the file asks for them (DeepSeek-V3 3.3).
+    pub linear: Option<Fp8>,
+}
+
+impl Default for Precision {
+    fn default() -> Self {
+        Self { storage: DType::Bf16, f32: BTreeSet::new(), keep: BTreeSet::new(), linear: None }
+    }
+}
+
+impl Precision {
+    /// Element type of a cache by its name.
+    pub(super) fn of_cache(&self, name: &str) -> DType {
+        if self.f32.contains(name) { DType::F32 } else { self.storage }
+    }
+
+    /// Whether the product with the weight of this path (`experts.router`) stays float32.
+    pub fn is_f32(&self, path: &str) -> bool {
+        self.f32.contains(last(path))
+    }
+
+    /// The FP8 recipe of the weight of this path, if it has one.
+    pub fn fp8(&self, path: &str) -> Option<&Fp8> {
+        self.linear.as_ref().filter(|_| !self.keep.contains(last(path)))
+    }
+}
+
+fn last(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
+/// Block-scaled FP8 products (DeepSeek-V3 3.3.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fp8 {
+    /// Element type of both operands.
+    pub format: DType,
+    /// Rows and columns of an activation that share a scale.
+    pub activation_block: [u64; 2],
+    /// Rows and columns of a weight that share a scale.
+    pub weight_block: [u64; 2],
+    /// Products that the tensor core sums before the sum moves to float32 registers.
+    pub promote_every: u64,
+    /// How scales are stored.
+    pub scales: ScaleFormat,
+}
+
+/// How the scales of FP8 blocks are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScaleFormat {
+    /// float32.
+    F32,
+    /// Powers of two, rounded up (DeepSeek-V3.1).
+    Ue8m0,
+}
+
+const SETTINGS: [&str; 4] = ["storage", "f32", "keep", "linear"];
+
+impl<'a> Checker<'a> {
+    /// What the precision section says; bf16 where there is none.
+    pub(super) fn precision_section(&mut self, members: &'a [Member]) -> Precision {
+        let mut precision = Precision::default();
+        let mut seen = BTreeSet::new();
+        for member in members {
+            let Member::Precision(section) = member else { continue };
+            for setting in &section.settings {
+                if !seen.insert(setting.name.text.as_str()) {
+                    self.diagnostics.push(
+                        Diagnostic::error("E0401", format!("`{}` is set twice", setting.name))
+                            .at(setting.span, "set again here"),
+                    );
+                    continue;
+                }
+                self.precision_line(&mut precision, setting);
+            }
+        }
+        precision
+    }
+
+    fn precision_line(&mut self, precision: &mut Precision, setting: &'a Setting) -> Option<()> {
+        match setting.name.text.as_str() {
+            "storage" => {
+                let word = self.only_word(setting)?;
+                precision.storage = match word.text.as_str() {
+                    "bf16" => DType::Bf16,
+                    "f16" => DType::F16,
+                    "f32" => DType::F32,
+                    other => {
+                        return self.fail(
+                            Diagnostic::error("E0403", format!("`{other}` cannot be stored"))
+                                .at(word.span, "not a storage type")
+                                .help("write `bf16`, `f16` or `f32`; FP8 products are `linear: fp8 …`"),
+                        );
+                    }
+                };
+            }
+            "f32" => precision.f32 = self.listed(setting)?,
+            "keep" => precision.keep = self.listed(setting)?,
+            "linear" => precision.linear = Some(self.fp8(setting)?),
+            other => {
+                let d =
+                    Diagnostic::error("E0401", format!("`{other}` is not a setting of precision"))
+                        .at(setting.name.span, "unknown");
+                return self.fail(d.help(match nearest(other, SETTINGS.into_iter()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!(
+                        "the settings are {}",
+                        SETTINGS.map(|s| format!("`{s}`")).join(", ")
+                    ),
+                }));
+            }
+        }
+        Some(())
+    }
+
+    fn only_word<'s>(&mut self, setting: &'s Setting) -> Option<&'s Ident> {
+        match setting.phrases.as_slice() {
+            [one] => match one.as_slice() {
+                [Word::Name(word)] => return Some(word),
+                _ => {}
+            },
+            _ => {}
+        }
+        self.fail(
+            Diagnostic::error("E0403", format!("`{}` takes one word", setting.name))
+                .at(setting.span, "as in `storage: bf16`"),
+        )
+    }
+
+    /// Names of parameters and caches, which must exist (E0402).
+    fn listed(&mut self, setting: &Setting) -> Option<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        let mut sound = true;
+        for phrase in &setting.phrases {
+            match phrase.as_slice() {
+                [Word::Name(name)] if self.is_stored(&name.text) => {
+                    names.insert(name.text.clone());
+                }
+                [Word::Name(name)] => {
+                    sound = false;
+                    let d = Diagnostic::error(
+                        "E0402",
+                        format!("no parameter or cache is called `{name}`"),
+                    )
+                    .at(name.span, "unknown");
+                    let d = match nearest(&name.text, self.stored().into_iter()) {
+                        Some(near) => d.help(format!("did you mean `{near}`?")),
+                        None => d,
+                    };
+                    self.diagnostics.push(d);
+                }
+                _ => {
+                    sound = false;
+                    self.diagnostics.push(
+                        Diagnostic::error(
+                            "E0403",
+                            format!("`{}` takes names with commas between", setting.name),
+                        )
+                        .at(setting.span, "not a list of names"),
+                    );
+                }
+            }
+        }
+        sound.then_some(names)
+    }
+
+    fn is_stored(&self, name: &str) -> bool {
+        self.stored().contains(name)
+    }
+
+    /// The names of all parameters, states and caches.
+    fn stored(&self) -> BTreeSet<&'a str> {
+        use super::declare::Decl;
+        let scopes = std::iter::once(&self.scope).chain(self.blocks.values());
+        let names = scopes.flat_map(|s| s.names.iter());
+        names
+            .filter(|(_, d)| matches!(d, Decl::Param(_) | Decl::Cache(_)))
+            .map(|(name, _)| *name)
+            .collect()
+    }
+
+    /// `fp8 e4m3, activation [1, 128], weight [128, 128], accumulate f32 every 128`
+    fn fp8(&mut self, setting: &'a Setting) -> Option<Fp8> {
+        let mut format = None;
+        let mut activation = None;
+        let mut weight = None;
+        let mut every = None;
+        let mut scales = ScaleFormat::F32;
+        for phrase in &setting.phrases {
+            let head: Vec<&str> = phrase
+                .iter()
+                .map_while(|w| match w {
+                    Word::Name(n) | Word::Number(n) => Some(n.text.as_str()),
+                    Word::Shape(_) => None,
+                })
+                .collect();
+            match (head.as_slice(), phrase.last()) {
+                (["fp8", "e4m3"], _) => format = Some(DType::F8e4m3),
+                (["fp8", "e5m2"], _) => format = Some(DType::F8e5m2),
+                (["activation"], Some(Word::Shape(s))) if phrase.len() == 2 => {
+                    activation = Some(self.block(s)?);
+                }
+                (["weight"], Some(Word::Shape(s))) if phrase.len() == 2 => {
+                    weight = Some(self.block(s)?);
+                }
+                (["accumulate", "f32", "every", n], _) => {
+                    every = n.parse().ok().filter(|&n: &u64| n > 0)
+                }
+                (["scales", "f32"], _) => scales = ScaleFormat::F32,
+                (["scales", "ue8m0"], _) => scales = ScaleFormat::Ue8m0,
+                _ => {
+                    return self.not_fp8(setting.span, "a part of this is not understood");
+                }
+            }
+        }
+        let (Some(format), Some(activation_block), Some(weight_block)) =
+            (format, activation, weight)
+        else {
+            return self.not_fp8(setting.span, "the format or a block size is missing");
+        };
+        let promote_every = every.unwrap_or(activation_block[1]);
+        if activation_block[1] != weight_block[1] || activation_block[1] % promote_every != 0 {
+            return self
+                .not_fp8(setting.span, "the blocks do not fit each other along the summed axis");
+        }
+        Some(Fp8 { format, activation_block, weight_block, promote_every, scales })
+    }
+
+    fn not_fp8<T>(&mut self, span: Span, why: &str) -> Option<T> {
+        self.fail(Diagnostic::error("E0403", why).at(span, "in this recipe").help(
+            "write `linear: fp8 e4m3, activation [1, 128], weight [128, 128], accumulate f32 every 128`",
+        ))
+    }
+
+    fn block(&mut self, shape: &'a crate::ast::Shape) -> Option<[u64; 2]> {
+        let mut frame = Frame::new(Rc::clone(&self.root));
+        let axes = self.shape(&mut frame, shape)?;
+        let sizes: Vec<u64> = axes.iter().filter_map(|a| a.dim.constant()).collect();
+        match sizes.as_slice() {
+            [rows, columns] if axes.len() == 2 => Some([*rows, *columns]),
+            _ => self.fail(
+                Diagnostic::error("E0403", "a block has two sizes")
+                    .at(shape.span, "rows and columns"),
+            ),
+        }
+    }
+}
