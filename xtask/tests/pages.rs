@@ -13,9 +13,10 @@ use xtask::tools::workspace_root;
 #[test]
 fn every_relative_link_leads_to_a_file() {
     let link = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
+    let code = Regex::new("`[^`\n]*`").unwrap();
     let mut broken = Vec::new();
     for (page, text) in pages() {
-        for found in link.captures_iter(&prose(&text)) {
+        for found in link.captures_iter(&code.replace_all(&prose(&text), "")) {
             let target = &found[1];
             let outside =
                 ["http://", "https://", "mailto:"].iter().any(|scheme| target.starts_with(scheme));
@@ -91,6 +92,26 @@ fn the_kernel_catalogue_lists_every_family() {
         page.lines().filter_map(|line| line.strip_prefix("### ")).map(str::to_owned).collect();
     assert!(!families.is_empty(), "`KernelSpec::family` has another shape now");
     assert_eq!(families, listed, "families in ir/src/kernel.rs, and headings of docs/kernels.md");
+}
+
+#[test]
+fn the_rewrite_catalogue_lists_every_rule() {
+    let root = workspace_root();
+    let rule = Regex::new(r#"Rule::(?:equation|function)\(\s*"([a-z0-9-]+)""#).unwrap();
+    let mut rules = BTreeSet::new();
+    for family in ["algebra", "fusion", "lowering"] {
+        let table = root.join("passes/src/rules").join(family).with_extension("rs");
+        let source = fs::read_to_string(table).unwrap();
+        rules.extend(rule.captures_iter(&source).map(|found| found[1].to_owned()));
+    }
+    let page = fs::read_to_string(root.join("docs/rewrites.md")).unwrap();
+    let listed: BTreeSet<String> = Regex::new(r"(?m)^\| `([a-z0-9-]+)` \|")
+        .unwrap()
+        .captures_iter(&page)
+        .map(|found| found[1].to_owned())
+        .collect();
+    assert!(!rules.is_empty(), "rules are declared in another way now");
+    assert_eq!(rules, listed, "rules in passes/src/rules/, and rows of docs/rewrites.md");
 }
 
 /// The pages at the top and in `docs/`, and the README of each folder.
