@@ -1,0 +1,56 @@
+//! Extraction: the cheapest kernels that compute a function, shared values counted once.
+//!
+//! Before: a saturated e-graph. After: one node of each class that is needed, in topological
+//! order. Finding the true optimum of shared costs is NP-hard; this is a greedy fixed point
+//! ([`greedy`]) and a local search over it ([`search`]). Not seen: copies that layout forces
+//! later (a view that no strides express, a piece that cannot be written in place).
+
+mod greedy;
+mod problem;
+mod search;
+
+pub(crate) use problem::Problem;
+
+use crate::language::Node;
+use moec_ir::TensorType;
+
+/// The kernels and views that compute a function.
+#[derive(Clone, Debug)]
+pub(crate) struct Extracted {
+    /// Operands stand before their users.
+    pub(crate) values: Vec<ChosenValue>,
+    /// The function's outputs.
+    pub(crate) outputs: Vec<usize>,
+    /// Predicted seconds.
+    pub(crate) seconds: f64,
+}
+
+/// A value and the node that was chosen to compute it.
+#[derive(Clone, Debug)]
+pub(crate) struct ChosenValue {
+    /// The node; its children are meaningless here.
+    pub(crate) node: Node,
+    /// Its operands.
+    pub(crate) operands: Vec<usize>,
+    /// Type of the value.
+    pub(crate) ty: TensorType,
+    /// The parameters stacked, where the value is a weight.
+    pub(crate) weight: Option<Vec<usize>>,
+    /// What the source calls it.
+    pub(crate) name: Option<String>,
+    /// Predicted seconds.
+    pub(crate) seconds: f64,
+}
+
+impl Problem<'_> {
+    /// Whether kernels compute all that is wanted.
+    pub(crate) fn is_computable(&self) -> bool {
+        self.roots.is_some()
+    }
+
+    /// The cheapest solution found; `None` where some output cannot be computed by kernels.
+    pub(crate) fn solve(&self) -> Option<Extracted> {
+        let choice = search::search(self)?;
+        Some(self.read_off(&choice))
+    }
+}

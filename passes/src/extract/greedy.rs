@@ -1,0 +1,122 @@
+//! The greedy fixed point: each class takes the way whose whole sub-graph is cheapest.
+
+use super::problem::{Choice, Problem};
+
+/// Passes over all classes at most; choices that still swing then are as good as any.
+const MOST_PASSES: usize = 24;
+/// Seconds that a view costs here, so that of two free ways the shorter wins.
+const VIEW_COST: f64 = 1e-12;
+
+/// A set of classes.
+#[derive(Clone, PartialEq)]
+struct Set(Vec<u64>);
+
+impl Set {
+    fn empty(classes: usize) -> Self {
+        Self(vec![0; classes.div_ceil(64)])
+    }
+
+    fn holds(&self, class: usize) -> bool {
+        self.0[class / 64] >> (class % 64) & 1 == 1
+    }
+
+    fn insert(&mut self, class: usize) {
+        self.0[class / 64] |= 1 << (class % 64);
+    }
+
+    fn join(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(a, b)| *a |= b);
+    }
+
+    fn clear(&mut self) {
+        self.0.fill(0);
+    }
+
+    /// Sum of a quantity over the classes.
+    fn sum(&self, of: &[f64]) -> f64 {
+        let mut total = 0.0;
+        for (at, word) in self.0.iter().enumerate() {
+            let mut rest = *word;
+            while rest != 0 {
+                total += of[at * 64 + rest.trailing_zeros() as usize];
+                rest &= rest - 1;
+            }
+        }
+        total
+    }
+}
+
+/// The fixed point with some ways taken as free: pairs of class and way.
+///
+/// A class's cost is the sum over all classes below it, each once, so that shared values are
+/// counted once within each class's own sub-graph (but sharing between siblings is only seen
+/// where they meet; that is what the search is for).
+pub(super) fn fixed_point(problem: &Problem<'_>, free: &[(usize, usize)]) -> Choice {
+    let n = problem.classes.len();
+    let mut choice: Vec<Option<usize>> = vec![None; n];
+    let mut own = vec![0.0; n];
+    let mut below = vec![Set::empty(n); n];
+    let mut scratch = Set::empty(n);
+    for _ in 0..MOST_PASSES {
+        let mut changed = false;
+        for (class, info) in problem.classes.iter().enumerate() {
+            let mut best: Option<(f64, usize, f64)> = None;
+            for (at, way) in info.ways.iter().enumerate() {
+                let ready = way
+                    .operands
+                    .iter()
+                    .all(|&operand| choice[operand].is_some() && !below[operand].holds(class));
+                if !ready {
+                    continue;
+                }
+                scratch.clear();
+                way.operands.iter().for_each(|&operand| scratch.join(&below[operand]));
+                let cost = if free.contains(&(class, at)) { 0.0 } else { way.cost } + VIEW_COST;
+                let total = cost + scratch.sum(&own);
+                if best.is_none_or(|(least, _, _)| total < least) {
+                    best = Some((total, at, cost));
+                }
+            }
+            let Some((_, at, cost)) = best else { continue };
+            scratch.clear();
+            for &operand in &info.ways[at].operands {
+                scratch.join(&below[operand]);
+            }
+            scratch.insert(class);
+            if choice[class] != Some(at) || below[class] != scratch {
+                changed = true;
+                choice[class] = Some(at);
+                own[class] = cost;
+                below[class].clone_from(&scratch);
+            }
+        }
+        if !changed {
+            break;
+        }
+    }
+    choice.into_iter().map(Option::unwrap_or_default).collect()
+}
+
+/// The cheapest tree of each class, which never goes in a circle; for when the fixed point does.
+pub(super) fn trees(problem: &Problem<'_>) -> Choice {
+    let n = problem.classes.len();
+    let mut best: Vec<Option<(f64, usize)>> = vec![None; n];
+    loop {
+        let mut changed = false;
+        for (class, info) in problem.classes.iter().enumerate() {
+            for (at, way) in info.ways.iter().enumerate() {
+                let parts: Option<f64> =
+                    way.operands.iter().map(|&o| best[o].map(|(cost, _)| cost)).sum();
+                let Some(parts) = parts else { continue };
+                let total = parts + way.cost + VIEW_COST;
+                if best[class].is_none_or(|(least, _)| total < least) {
+                    best[class] = Some((total, at));
+                    changed = true;
+                }
+            }
+        }
+        if !changed {
+            return best.into_iter().map(|b| b.map_or(0, |(_, at)| at)).collect();
+        }
+    }
+}

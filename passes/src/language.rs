@@ -1,0 +1,167 @@
+//! The language of the e-graph: mathematical operations and the kernels that compute them.
+//!
+//! A [`Node`] is an operation, the element type of its value and its operands. Attributes are
+//! part of the operation, so that two slices of different ranges are different operations.
+
+mod analysis;
+mod attributes;
+mod shape;
+
+pub(crate) use analysis::{Data, Types, row_axis};
+pub(crate) use attributes::Attr;
+pub(crate) use shape::{default_dtype, leads_with_past, node_type, rows};
+
+use egg::{Id, Language};
+use moec_ir::graph::{Groups, ReduceFn, Rotary};
+use moec_ir::kernel::Scalar;
+use moec_ir::{DType, Op, Real};
+
+/// The e-graph of one function.
+pub(crate) type EGraph = egg::EGraph<Node, Types>;
+
+/// An operation applied to classes of equal values.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Node {
+    /// What is computed.
+    pub(crate) term: Term,
+    /// Element type of the value.
+    pub(crate) dtype: DType,
+    /// Operands.
+    pub(crate) children: Vec<Id>,
+}
+
+/// What a node computes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Term {
+    /// An operation of the graph.
+    Math(Op),
+    /// The operand's rows where they lie in a cache: the same numbers, but row `i` of sequence
+    /// `b` at cache row `cache_start[b] + i` instead of packed. Only attention reads it.
+    InCache,
+    /// The sum that [`Kernel::AddRmsNorm`] keeps.
+    Summed,
+    /// The normalised sum that [`Kernel::AddRmsNorm`] returns.
+    Normed,
+    /// A kernel.
+    Kernel(Kernel),
+}
+
+/// A kernel as the e-graph knows it: what it computes, not how its operands lie.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Kernel {
+    /// `(x, w)`: [`Op::Linear`].
+    Gemm,
+    /// `(x, w, add)`: a linear map and a residual.
+    GemmAdd,
+    /// `(x, w)`: [`Op::HeadLinear`].
+    HeadGemm,
+    /// `(x, w, route)`: [`Op::ExpertLinear`].
+    GroupedGemm {
+        /// Experts chosen per token.
+        top_k: u64,
+    },
+    /// `(chosen)`: i32 `[n_experts + 1 + T * k]`, rows sorted by expert.
+    RoutePlan {
+        /// Number of experts.
+        n_experts: u64,
+    },
+    /// `(y, weight, adds..)`: [`Op::Combine`] and sums.
+    Combine,
+    /// `(x, w)`
+    RmsNorm {
+        /// Added to the mean of squares.
+        eps: Real,
+    },
+    /// `(x, residual, w)`: both the sum and its norm; read by [`Term::Summed`] and
+    /// [`Term::Normed`].
+    AddRmsNorm {
+        /// Added to the mean of squares.
+        eps: Real,
+        /// Element type of the sum.
+        sum: DType,
+    },
+    /// `(inputs..)`: a function of each element.
+    Pointwise(Vec<Scalar>),
+    /// `(x)`
+    Reduce(ReduceFn),
+    /// `(x)`
+    Softmax,
+    /// `(x)`
+    Rotary(Rotary),
+    /// `(table, ids)`: [`Op::Lookup`].
+    Gather,
+    /// `(cache, x)`: writes this step's rows; its value is the cache with them, in place.
+    Scatter,
+    /// `(scatter)`: the rows of the cache, packed sequence by sequence: [`Op::Append`].
+    GatherPast,
+    /// `(q parts.., k parts.., v)`
+    Attention {
+        /// Number of parts whose inner products add up.
+        parts: usize,
+        /// Whether keys and values lie in caches.
+        cached: bool,
+        /// Factor on the scores.
+        scale: Real,
+    },
+    /// `(scores)`
+    TopK {
+        /// Experts chosen per token.
+        k: u64,
+        /// Group limit.
+        groups: Option<Groups>,
+    },
+    /// `(x, chosen)`
+    Pick,
+    /// `(pieces..)`: pieces that could not be written side by side by their producers are copied.
+    Concat {
+        /// Axis along which sizes add up.
+        axis: usize,
+    },
+}
+
+impl Node {
+    /// A mathematical node.
+    pub(crate) fn math(op: Op, dtype: DType, children: Vec<Id>) -> Self {
+        Self { term: Term::Math(op), dtype, children }
+    }
+
+    /// The kernel, if this is one.
+    pub(crate) fn as_kernel(&self) -> Option<&Kernel> {
+        match &self.term {
+            Term::Kernel(k) => Some(k),
+            _ => None,
+        }
+    }
+}
+
+impl Term {
+    /// Whether the value is its first operand's memory seen in another way.
+    pub(crate) fn is_view(&self) -> bool {
+        matches!(
+            self,
+            Self::Math(Op::Reshape(_) | Op::Slice { .. } | Op::Transpose(_) | Op::Broadcast(_))
+        )
+    }
+}
+
+impl Language for Node {
+    type Discriminant = &'static str;
+
+    fn discriminant(&self) -> &'static str {
+        self.term.name()
+    }
+
+    fn matches(&self, other: &Self) -> bool {
+        self.term == other.term
+            && self.dtype == other.dtype
+            && self.children.len() == other.children.len()
+    }
+
+    fn children(&self) -> &[Id] {
+        &self.children
+    }
+
+    fn children_mut(&mut self) -> &mut [Id] {
+        &mut self.children
+    }
+}

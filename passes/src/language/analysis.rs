@@ -1,0 +1,119 @@
+//! What is known of every class: its type, and whether it is a weight or a number.
+
+use super::shape::node_type;
+use super::{EGraph, Node, Term};
+use egg::{Analysis, DidMerge, Id};
+use moec_ir::{Function, Op, Real, TensorType};
+
+/// The types of a function's leaves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Types {
+    inputs: Vec<TensorType>,
+    params: Vec<TensorType>,
+    caches: Vec<TensorType>,
+}
+
+/// What all nodes of a class have in common.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Data {
+    /// Element type and shape.
+    pub(crate) ty: TensorType,
+    /// The parameters that make up the value when stacked along their rows, if that is what it
+    /// is: such a value is laid out once, when weights are loaded.
+    pub(crate) weight: Option<Vec<usize>>,
+    /// The number, if it is one.
+    pub(crate) constant: Option<Real>,
+}
+
+impl Types {
+    /// The types of a function's leaves.
+    pub(crate) fn new(function: &Function) -> Self {
+        Self {
+            inputs: function.inputs.clone(),
+            params: function.params.iter().map(|p| p.ty.clone()).collect(),
+            caches: function.caches.iter().map(|c| c.ty.clone()).collect(),
+        }
+    }
+
+    /// The type of what a leaf reads.
+    pub(crate) fn leaf(&self, term: &Term) -> Option<&TensorType> {
+        match term {
+            Term::Math(Op::Input(i)) => self.inputs.get(*i),
+            Term::Math(Op::Param(i)) => self.params.get(*i),
+            Term::Math(Op::Cache(i)) => self.caches.get(*i),
+            _ => None,
+        }
+    }
+}
+
+impl Analysis<Node> for Types {
+    type Data = Data;
+
+    fn make(egraph: &mut EGraph, node: &Node, _id: Id) -> Data {
+        let operands: Vec<&TensorType> =
+            node.children.iter().map(|c| &egraph[*c].data.ty).collect();
+        let own = egraph.analysis.leaf(&node.term);
+        let ty = node_type(node, &operands, own).unwrap_or_else(|fault| {
+            panic!("bug in moec: the ill-typed node {node} was added to the e-graph: {fault}")
+        });
+        let constant = match &node.term {
+            Term::Math(Op::Constant(c)) => Some(*c),
+            _ => None,
+        };
+        Data { weight: weight(egraph, node), ty, constant }
+    }
+
+    fn merge(&mut self, to: &mut Data, from: Data) -> DidMerge {
+        assert!(
+            to.ty == from.ty,
+            "bug in moec: a rule equates values of the types {} and {}",
+            to.ty,
+            from.ty
+        );
+        // Fewer parameters first: a whole one is better than the same in slices.
+        let key = |w: &Option<Vec<usize>>| w.as_ref().map(|w| (w.len(), w.clone()));
+        let take_weight = match (key(&to.weight), key(&from.weight)) {
+            (Some(a), Some(b)) => b < a,
+            (None, Some(_)) => true,
+            _ => false,
+        };
+        let take_constant = to.constant.is_none() && from.constant.is_some();
+        let kept = (to.weight != from.weight && !take_weight)
+            || (to.constant != from.constant && !take_constant);
+        if take_weight {
+            to.weight = from.weight;
+        }
+        if take_constant {
+            to.constant = from.constant;
+        }
+        DidMerge(take_weight || take_constant, kept)
+    }
+}
+
+/// The parameters a node stacks along their rows.
+fn weight(egraph: &EGraph, node: &Node) -> Option<Vec<usize>> {
+    match &node.term {
+        Term::Math(Op::Param(i)) => Some(vec![*i]),
+        Term::Math(Op::Concat { axis }) => {
+            let rank = egraph[*node.children.first()?].data.ty.shape.len();
+            if Some(*axis) != row_axis(rank) {
+                return None;
+            }
+            let mut parts = vec![];
+            for child in &node.children {
+                parts.extend(egraph[*child].data.weight.as_ref()?);
+            }
+            Some(parts)
+        }
+        _ => None,
+    }
+}
+
+/// The axis along which weights of a rank are stacked: `[N]`, `[N, K]` and `[E, N, K]`.
+pub(crate) fn row_axis(rank: usize) -> Option<usize> {
+    match rank {
+        1 | 2 => Some(0),
+        3 => Some(1),
+        _ => None,
+    }
+}

@@ -1,0 +1,91 @@
+//! Plan construction: from chosen kernels to launches, views, buffers and values.
+//!
+//! Before: an extracted function. After: launches in an order in which every operand is written
+//! before it is read, with every operand an address and a view. A view of memory is free where
+//! strides express it; where they do not, a copy is launched.
+
+mod allocate;
+mod emit;
+mod entries;
+mod homes;
+mod kernels;
+mod place;
+mod weights;
+
+pub(crate) use entries::plan_entry;
+
+use crate::cost::CostModel;
+use crate::extract::Extracted;
+use indexmap::IndexMap;
+use moec_ir::kernel::KernelSpec;
+use moec_ir::plan::{Kernel, PlanCache, PlanFunction};
+use moec_ir::{Diagnostic, Function};
+use std::collections::BTreeMap;
+
+/// The distinct kernels of a plan, in order of first use, with their names: family and number.
+#[derive(Debug, Default)]
+pub(crate) struct KernelTable {
+    kernels: IndexMap<KernelSpec, String>,
+    counts: BTreeMap<&'static str, usize>,
+}
+
+impl KernelTable {
+    /// The index of a kernel.
+    pub(crate) fn intern(&mut self, spec: KernelSpec) -> usize {
+        if let Some(at) = self.kernels.get_index_of(&spec) {
+            return at;
+        }
+        let count = self.counts.entry(spec.family()).or_default();
+        let name = format!("{}_{count}", spec.family());
+        *count += 1;
+        self.kernels.insert_full(spec, name).0
+    }
+
+    /// The name of a kernel.
+    pub(crate) fn name(&self, kernel: usize) -> String {
+        self.kernels.get_index(kernel).map(|(_, name)| name.clone()).unwrap_or_default()
+    }
+
+    /// The kernels, in order.
+    pub(crate) fn finish(self) -> Vec<Kernel> {
+        let kernels = self.kernels.into_iter();
+        kernels.map(|(spec, name)| Kernel { name, spec, geometry: None }).collect()
+    }
+}
+
+/// A function's launches and what each is predicted to take.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    /// The launches and their buffers.
+    pub(crate) function: PlanFunction,
+    /// Seconds of each launch.
+    pub(crate) seconds: Vec<f64>,
+}
+
+/// Plans one function.
+///
+/// # Errors
+/// E0803 where a value has a layout that no kernel can address.
+pub(crate) fn plan_function(
+    function: &Function,
+    extracted: &Extracted,
+    cost: &CostModel,
+    kernels: &mut KernelTable,
+) -> Result<Planned, Diagnostic> {
+    let emitted = emit::emit(function, extracted, cost, kernels)?;
+    let (workspace, launches) = allocate::allocate(&emitted, cost);
+    let caches = function.caches.iter().map(|c| PlanCache {
+        name: c.name.clone(),
+        dtype: c.ty.dtype,
+        row: c.ty.elements().constant().unwrap_or(0),
+    });
+    let function = PlanFunction {
+        name: function.name.clone(),
+        weights: emitted.weights,
+        caches: caches.collect(),
+        tables: emitted.tables.into_iter().collect(),
+        workspace,
+        launches,
+    };
+    Ok(Planned { function, seconds: emitted.seconds })
+}

@@ -1,0 +1,87 @@
+//! Weights as they lie on the device.
+
+use super::place::{Place, Root};
+use crate::extract::Extracted;
+use crate::language::{Term, row_axis};
+use moec_ir::graph::Param;
+use moec_ir::plan::{Weight, WeightPart};
+use moec_ir::{Function, Op, TensorType};
+
+/// The weights that a function reads: each parameter lies in one place only, alone or stacked.
+pub(super) struct Weights {
+    /// Parameters of each weight, stacked along their rows.
+    stacks: Vec<Vec<usize>>,
+}
+
+impl Weights {
+    /// The weights that the chosen values need: of two where one is a part of the other, the
+    /// whole alone.
+    pub(super) fn of(extracted: &Extracted) -> Self {
+        let mut stacks: Vec<Vec<usize>> = extracted
+            .values
+            .iter()
+            .filter(|v| matches!(v.node.term, Term::Math(Op::Param(_) | Op::Concat { .. })))
+            .filter_map(|v| v.weight.clone())
+            .collect();
+        stacks.sort();
+        stacks.dedup();
+        let all = stacks.clone();
+        stacks.retain(|s| !all.iter().any(|whole| whole != s && begin_of(s, whole).is_some()));
+        Self { stacks }
+    }
+
+    /// Where a stack of parameters lies.
+    pub(super) fn place(
+        &self,
+        function: &Function,
+        parts: &[usize],
+        ty: &TensorType,
+    ) -> Option<Place> {
+        let (at, begin) = self
+            .stacks
+            .iter()
+            .enumerate()
+            .find_map(|(at, whole)| begin_of(parts, whole).map(|begin| (at, begin)))?;
+        let stack = &self.stacks[at];
+        let axis = row_axis(ty.shape.len());
+        let rows = |parts: &[usize]| -> Option<u64> {
+            parts.iter().map(|p| function.params[*p].ty.shape[axis?].constant()).sum()
+        };
+        let mut whole = ty.clone();
+        if let Some(axis) = axis.filter(|_| stack.len() > parts.len()) {
+            whole.shape[axis] = rows(stack)?.into();
+            let place = Place::dense(Root::Weight(at), &whole)?;
+            return Some(place.slice(axis, rows(&stack[..begin])?, rows(parts)?));
+        }
+        Place::dense(Root::Weight(at), &whole)
+    }
+
+    /// The plan's description of each.
+    pub(super) fn describe(&self, function: &Function) -> Vec<Weight> {
+        self.stacks
+            .iter()
+            .map(|stack| {
+                let params: Vec<&Param> = stack.iter().map(|p| &function.params[*p]).collect();
+                let first = &params[0].ty;
+                let outer = if first.shape.len() >= 3 { first.shape[0].constant() } else { None };
+                Weight {
+                    dtype: first.dtype,
+                    outer: outer.unwrap_or(1),
+                    parts: params.iter().map(|p| part(p)).collect(),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Where a run of parameters begins in another.
+fn begin_of(parts: &[usize], whole: &[usize]) -> Option<usize> {
+    (0..=whole.len().checked_sub(parts.len())?).find(|&i| whole[i..].starts_with(parts))
+}
+
+/// With `{e}` in its name, a tensor holds one index of the leading axis.
+fn part(param: &Param) -> WeightPart {
+    let skip = usize::from(param.tensor.contains("{e}"));
+    let shape = param.ty.shape.iter().skip(skip).filter_map(moec_ir::Dim::constant).collect();
+    WeightPart { tensor: param.tensor.clone(), shape }
+}

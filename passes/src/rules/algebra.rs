@@ -1,0 +1,96 @@
+//! Equalities of mathematics.
+
+use super::conditions::*;
+use super::{Rule, layout, sharing};
+
+/// The table.
+pub(super) fn table() -> Vec<Rule> {
+    vec![
+        // softmax(scale · q kᵀ) v, which is what attention is.
+        Rule::equation(
+            "attention-is-a-weighted-mix",
+            "attend[scale](q, k, v) => mix(causal_softmax(mul(scores(q, k), constant[scale])), v)",
+        ),
+        // [a; b] · [c; d] = a · c + b · d
+        Rule::equation(
+            "scores-add-up-over-parts",
+            "scores(concat[2](a, b), concat[2](c, d)) => add(scores(a, c), scores(b, d))",
+        )
+        .when(same_columns, &["a", "c"]),
+        // A key that all heads share need not be repeated for each.
+        Rule::equation("shared-keys-need-no-copies", "scores(q, broadcast[s](k)) => scores(q, k)")
+            .when(one_head, &["k"]),
+        Rule::equation("shared-values-need-no-copies", "mix(p, broadcast[s](v)) => mix(p, v)")
+            .when(one_head, &["v"]),
+        // q · (W c) = (Wᵀ q) · c: the key's up-projection moves to the query (DeepSeek-V2 2.1.2).
+        Rule::equation(
+            "absorb-key-projection",
+            "scores(q, head_linear(c, w)) => scores(head_linear(q, transpose[(0 2 1)](w)), c)",
+        )
+        .when(same_heads, &["q", "w"]),
+        // Σ p (W c) = W Σ p c: the value's up-projection moves behind the sum (DeepSeek-V2 2.1.2).
+        Rule::equation(
+            "absorb-value-projection",
+            "mix(p, head_linear(c, w)) => head_linear(mix(p, c), w)",
+        )
+        .when(same_heads, &["p", "w"]),
+        // The rows of a weight that make one head are that head's matrix.
+        Rule::equation(
+            "linear-by-heads",
+            "reshape[s](linear(x, w)) => head_linear(reshape[xs](x), reshape[ws](w))",
+        )
+        .given("xs", as_one_head)
+        .given("ws", weight_by_heads),
+        // (W x)[i..j] = W[i..j] x
+        Rule::equation(
+            "slice-the-weight-of-heads",
+            "slice[2, a, n](head_linear(x, w)) => head_linear(x, slice[1, a, n](w))",
+        ),
+        // W₁ x and W₂ x are slices of [W₁; W₂] x.
+        Rule::function(
+            "share-the-operand",
+            "linear(x, w1), linear(x, w2) => slices of linear(x, concat[0](w1, w2))",
+            &["linear"],
+            sharing::share_operand,
+        ),
+        Rule::function(
+            "share-the-operand-of-experts",
+            "expert_linear(x, w1, c), expert_linear(x, w2, c) => \
+             slices of expert_linear(x, concat[1](w1, w2), c)",
+            &["expert_linear"],
+            sharing::share_operand,
+        ),
+        // a Σ w y = Σ (a w) y: scales k weights per token and not N elements.
+        Rule::equation(
+            "scale-the-weights-of-experts",
+            "mul(combine(y, w), a) => combine(y, mul(w, a))",
+        )
+        .when(is_number, &["a"]),
+        // Views of views.
+        Rule::equation("reshape-once", "reshape[s](reshape[r](x)) => reshape[s](x)"),
+        Rule::equation("reshape-to-own-shape", "reshape[s](x) => x").when(same_shape, &["s", "x"]),
+        Rule::equation("broadcast-to-own-shape", "broadcast[s](x) => x")
+            .when(same_shape, &["s", "x"]),
+        Rule::equation("slice-once", "slice[a, i, n](slice[a, j, m](x)) => slice[a, ij, n](x)")
+            .given("ij", sum_of_starts),
+        Rule::equation("slice-of-everything", "slice[a, i, n](x) => x")
+            .when(same_shape, &["out", "x"]),
+        Rule::equation("transpose-once", "transpose[p](transpose[q](x)) => transpose[pq](x)")
+            .given("pq", composed_order),
+        Rule::equation("transpose-of-nothing", "transpose[p](x) => x").when(in_order, &["p"]),
+        Rule::function(
+            "slice-of-one-piece",
+            "slice[a, i, n](concat[a](.., x, ..)) => slice[a, i - start of x, n](x)",
+            &["slice"],
+            layout::slice_of_concat,
+        ),
+        Rule::function(
+            "concat-of-neighbours",
+            "concat[a](slice[a, i, n](x), slice[a, i + n, m](x)) => slice[a, i, n + m](x)",
+            &["concat"],
+            layout::concat_of_slices,
+        ),
+        // Rounding to the type that a value already has.
+        Rule::equation("cast-to-own-type", "cast(x) => x").when(same_type, &["out", "x"]),
+    ]
+}

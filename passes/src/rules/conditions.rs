@@ -1,0 +1,91 @@
+//! Side conditions of rules, and the attributes that rules compute.
+
+use crate::language::Attr;
+use crate::pattern::Match;
+use moec_ir::Dim;
+
+/// The two have equal types.
+pub(super) fn same_type(m: &Match<'_>, on: &[&str]) -> bool {
+    m.ty(on[0]).is_some() && m.ty(on[0]) == m.ty(on[1])
+}
+
+/// The two have equal shapes.
+pub(super) fn same_shape(m: &Match<'_>, on: &[&str]) -> bool {
+    m.shape(on[0]).is_some() && m.shape(on[0]) == m.shape(on[1])
+}
+
+/// The last axes of the two have equal sizes.
+pub(super) fn same_columns(m: &Match<'_>, on: &[&str]) -> bool {
+    let last = |name| m.shape(name).and_then(<[Dim]>::last);
+    last(on[0]).is_some() && last(on[0]) == last(on[1])
+}
+
+/// `[R, 1, N]`: one head, which all may share.
+pub(super) fn one_head(m: &Match<'_>, on: &[&str]) -> bool {
+    matches!(m.shape(on[0]), Some([_, heads, _]) if heads.is_one())
+}
+
+/// `[R, H, N]` has as many heads as the weight `[H, N, K]` has matrices.
+pub(super) fn same_heads(m: &Match<'_>, on: &[&str]) -> bool {
+    matches!((m.shape(on[0]), m.shape(on[1])), (Some([_, h, _]), Some([g, _, _])) if h == g)
+}
+
+/// A number.
+pub(super) fn is_number(m: &Match<'_>, on: &[&str]) -> bool {
+    m.real(on[0]).is_some()
+}
+
+/// The axes stay in their order.
+pub(super) fn in_order(m: &Match<'_>, on: &[&str]) -> bool {
+    m.order(on[0]).is_some_and(|o| o.iter().copied().eq(0..o.len()))
+}
+
+/// The axis is not the outermost, which counts tokens.
+pub(super) fn beyond_tokens(m: &Match<'_>, on: &[&str]) -> bool {
+    m.int(on[0]).is_some_and(|axis| axis >= 1)
+}
+
+/// The outermost axis of both counts the tokens in the cache.
+pub(super) fn both_lead_with_past(m: &Match<'_>, on: &[&str]) -> bool {
+    let leads = |name| m.shape(name).is_some_and(crate::language::leads_with_past);
+    leads(on[0]) && leads(on[1])
+}
+
+/// `x [R, K]` as `[R, 1, K]`, where `s` splits the columns of `linear(x, w) [R, H * N]` in two.
+pub(super) fn as_one_head(m: &Match<'_>) -> Option<Attr> {
+    match (m.shape("x")?, m.shape("s")?) {
+        ([rows, k], [r, _, _]) if rows == r => {
+            Some(Attr::Shape(vec![rows.clone(), Dim::from(1), k.clone()]))
+        }
+        _ => None,
+    }
+}
+
+/// `w [H * N, K]` as `[H, N, K]`, where `s` is `[R, H, N]`.
+pub(super) fn weight_by_heads(m: &Match<'_>) -> Option<Attr> {
+    match (m.shape("w")?, m.shape("s")?) {
+        ([_, k], [_, h, n]) => Some(Attr::Shape(vec![h.clone(), n.clone(), k.clone()])),
+        _ => None,
+    }
+}
+
+/// Where a slice of a slice begins.
+pub(super) fn sum_of_starts(m: &Match<'_>) -> Option<Attr> {
+    m.int("i")?.checked_add(m.int("j")?).map(Attr::Int)
+}
+
+/// Axis `i` of the result is axis `p[i]` of the inner, which is axis `q[p[i]]` of the operand.
+pub(super) fn composed_order(m: &Match<'_>) -> Option<Attr> {
+    let (p, q) = (m.order("p")?, m.order("q")?);
+    p.iter().map(|&axis| q.get(axis).copied()).collect::<Option<_>>().map(Attr::Order)
+}
+
+/// Number of experts of `w [E, N, K]`.
+pub(super) fn number_of_experts(m: &Match<'_>) -> Option<Attr> {
+    m.shape("w")?.first()?.constant().map(Attr::Int)
+}
+
+/// Experts per token of `chosen [T, k]`.
+pub(super) fn experts_per_token(m: &Match<'_>) -> Option<Attr> {
+    m.shape("chosen")?.last()?.constant().map(Attr::Int)
+}

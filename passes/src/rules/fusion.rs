@@ -1,0 +1,82 @@
+//! What one kernel can do at once.
+
+use super::conditions::same_shape;
+use super::{Rule, pointwise};
+use crate::language::{Kernel, Node, Term};
+use crate::pattern::Rewriter;
+use egg::Id;
+use moec_ir::{DType, Op};
+
+/// The table.
+pub(super) fn table() -> Vec<Rule> {
+    vec![
+        // W x + r: the residual is added while the product is in registers.
+        Rule::equation("add-inside-the-gemm", "add(y=linear(x, w), r) => @gemm_add(x, w, r)")
+            .when(same_shape, &["y", "r"]),
+        Rule::equation("add-the-gemm-to-it", "add(r, y=linear(x, w)) => @gemm_add(x, w, r)")
+            .when(same_shape, &["y", "r"]),
+        // Σ w y + r: the shared experts' output and the residual join the sum over experts.
+        Rule::function(
+            "add-inside-the-combine",
+            "add(@combine(y, w, ..), r) => @combine(y, w, .., r)",
+            &["add"],
+            add_into_combine,
+        ),
+        // norm(x + r) and x + r from one reading of both.
+        Rule::function(
+            "add-before-the-norm",
+            "add(x, r), rms_norm[eps](add(x, r), w) => \
+             summed(a), normed(a) of a = @add_rms_norm[eps](x, r, w)",
+            &["rms_norm"],
+            add_before_norm,
+        ),
+        // f(g(x), y): what is computed element by element stays in registers.
+        Rule::function(
+            "pointwise-in-one-pass",
+            "@pointwise[f](.., @pointwise[g](xs), ..) => @pointwise[f after g](.., xs, ..)",
+            &["@pointwise"],
+            pointwise::compose,
+        ),
+    ]
+}
+
+/// Most tensors that a combine adds: the shared experts' output and the residual, and one more.
+const MOST_ADDS: usize = 3;
+
+fn add_into_combine(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
+    for (sum, residual) in [(0, 1), (1, 0)] {
+        let (sum, residual) = (node.children[sum], node.children[residual]);
+        if rw.ty(sum).shape != rw.ty(residual).shape {
+            continue;
+        }
+        for combine in rw.nodes(sum, "@combine") {
+            if combine.children.len() - 2 >= MOST_ADDS {
+                continue;
+            }
+            let operands = [combine.children.as_slice(), &[residual]].concat();
+            if let Some(equal) = rw.add(Term::Kernel(Kernel::Combine), node.dtype, operands) {
+                rw.equate(class, equal);
+            }
+        }
+    }
+}
+
+fn add_before_norm(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
+    let Term::Math(Op::RmsNorm { eps }) = node.term else { return };
+    let (sum, weight) = (node.children[0], node.children[1]);
+    let sum_type: DType = rw.ty(sum).dtype;
+    for add in rw.nodes(sum, "add") {
+        let (x, residual) = (add.children[0], add.children[1]);
+        if rw.ty(x).shape != rw.ty(residual).shape {
+            continue;
+        }
+        let kernel = Term::Kernel(Kernel::AddRmsNorm { eps, sum: sum_type });
+        let Some(both) = rw.add(kernel, node.dtype, vec![x, residual, weight]) else { continue };
+        let normed = rw.add(Term::Normed, node.dtype, vec![both]);
+        let summed = rw.add(Term::Summed, sum_type, vec![both]);
+        if let (Some(normed), Some(summed)) = (normed, summed) {
+            rw.equate(class, normed);
+            rw.equate(sum, summed);
+        }
+    }
+}
