@@ -202,12 +202,21 @@ unsafe fn ternary_body<A: Lane, B: Lane, C: Lane, D: Lane, F: Op3<A, B, C, D>>(
 #[inline(always)]
 unsafe fn compare_body<A: Lane, F: Compare<A>>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     let op = conjure::<F>();
-    let mut bits = 0u32;
+    // Bits of their own first, so that the comparisons vectorise.
+    let mut parts = [0u32; 32];
     // SAFETY: the caller gives operands of this frame.
     unsafe {
         let (a, b) = (&*A::Cell::row(cx, inst.a), &*A::Cell::row(cx, inst.b));
         for lane in 0..32 {
-            bits |= u32::from(op(A::get(a[lane]), A::get(b[lane]))) << lane;
+            parts[lane] = if op(A::get(a[lane]), A::get(b[lane])) {
+                1 << lane
+            } else {
+                0
+            };
+        }
+        let mut bits = 0;
+        for part in parts {
+            bits |= part;
         }
         finish_compare(cx, inst, bits)
     }
@@ -254,7 +263,11 @@ unsafe fn select_body<A: Lane, F: Op1Same<A>>(cx: &mut Cx<'_>, inst: &Inst) -> F
         let (a, b) = (&*A::Cell::row(cx, inst.a), &*A::Cell::row(cx, inst.b));
         let choice = *cx.pred(inst.c) ^ inst.aux;
         for lane in 0..32 {
-            out[lane] = if choice >> lane & 1 != 0 { a[lane] } else { b[lane] };
+            out[lane] = if choice >> lane & 1 != 0 {
+                a[lane]
+            } else {
+                b[lane]
+            };
         }
         blend(A::Cell::row(cx, inst.d), &out, cx.mask);
     }

@@ -23,7 +23,10 @@ pub(crate) fn decode<'a>(
         words.types();
         let [d] = operands(instruction, words)?;
         let d = cx.dst(d, Type::B32, words)?;
-        cx.emit(Inst { d, ..Decoder::blank(activemask) });
+        cx.emit(Inst {
+            d,
+            ..Decoder::blank(activemask)
+        });
         return Ok(());
     }
     if !words.take("sync") {
@@ -43,7 +46,12 @@ pub(crate) fn decode<'a>(
                 _ => return Err(words.wrong("the destination is `lane|predicate`")),
             };
             let c = cx.src(mask, Type::B32, words)?;
-            cx.emit(Inst { d, b: p, c, ..Decoder::blank(elect) });
+            cx.emit(Inst {
+                d,
+                b: p,
+                c,
+                ..Decoder::blank(elect)
+            });
             Ok(())
         }
     }
@@ -58,7 +66,10 @@ pub(super) fn decode_warp_barrier<'a>(
     words.take("sync");
     let [mask] = operands(instruction, words)?;
     let c = cx.src(mask, Type::B32, words)?;
-    cx.emit(Inst { c, ..Decoder::blank(warp_barrier) });
+    cx.emit(Inst {
+        c,
+        ..Decoder::blank(warp_barrier)
+    });
     Ok(())
 }
 
@@ -139,14 +150,35 @@ fn decode_shfl<'a>(
     inst.aux = cx.src(c, Type::B32, words)?;
     inst.c = cx.src(mask, Type::B32, words)?;
     let (d, p) = match d {
-        Operand::Pair(d, p) => {
-            (cx.optional_dst(d, ty, words)?, cx.optional_dst(p, Type::Pred, words)?)
-        }
+        Operand::Pair(d, p) => (
+            cx.optional_dst(d, ty, words)?,
+            cx.optional_dst(p, Type::Pred, words)?,
+        ),
         _ => (cx.dst(d, ty, words)?, NO_REG),
     };
     (inst.d, inst.imm) = (d, u64::from(p));
     cx.emit(inst);
     Ok(())
+}
+
+/// The lane that a lane reads from, and whether it lies in range (9.7.9.6).
+#[inline(always)]
+fn shfl_source<const MODE: u32>(lane: u32, distance: u32, control: u32) -> (u32, bool) {
+    let distance = distance & 31;
+    let (clamp, segment) = (control & 31, control >> 8 & 31);
+    let max = (lane & segment) | (clamp & !segment);
+    match MODE {
+        0 => (
+            lane.wrapping_sub(distance),
+            lane as i32 - distance as i32 >= max as i32,
+        ),
+        1 => (lane + distance, lane + distance <= max),
+        2 => (lane ^ distance, lane ^ distance <= max),
+        _ => {
+            let source = (lane & segment) | (distance & !segment);
+            (source, source <= max)
+        }
+    }
 }
 
 /// `shfl.sync` (9.7.9.6): `b` the lane or distance, `aux` a register with clamp and segment mask.
@@ -158,30 +190,24 @@ unsafe fn shfl<const MODE: u32>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
         }
         let mask = cx.mask;
         let (a, b, c) = (*cx.row32(inst.a), &*cx.row32(inst.b), &*cx.row32(inst.aux));
-        let (mut out, mut inside) = ([0u32; 32], 0u32);
+        let (mut from, mut bits) = ([0u32; 32], [0u32; 32]);
         for lane in 0..32u32 {
-            let (distance, control) = (b[lane as usize] & 31, c[lane as usize]);
-            let (clamp, segment) = (control & 31, control >> 8 & 31);
-            let max = (lane & segment) | (clamp & !segment);
-            let min = lane & segment;
-            let (from, ok) = match MODE {
-                0 => (lane.wrapping_sub(distance), lane as i32 - distance as i32 >= max as i32),
-                1 => (lane + distance, lane + distance <= max),
-                2 => (lane ^ distance, lane ^ distance <= max),
-                _ => {
-                    let from = min | (distance & !segment);
-                    (from, from <= max)
-                }
-            };
-            let from = if ok { from & 31 } else { lane };
-            out[lane as usize] = a[from as usize];
-            inside |= u32::from(ok) << lane;
-            if mask >> lane & 1 != 0 && mask >> from & 1 == 0 && cx.warp.live >> from & 1 != 0 {
+            let (source, ok) = shfl_source::<MODE>(lane, b[lane as usize], c[lane as usize]);
+            from[lane as usize] = if ok { source & 31 } else { lane };
+            bits[lane as usize] = u32::from(ok) << lane;
+        }
+        let inside = bits.iter().fold(0, |all, bit| all | bit);
+        if mask != u32::MAX {
+            let absent = cx.warp.live & !mask;
+            if let Some(lane) = lanes_of(mask).find(|&lane| absent >> from[lane as usize] & 1 != 0)
+            {
                 return cx.misuse(format!(
-                    "lane {lane} reads from lane {from}, which does not take part (0x{mask:08x})"
+                    "lane {lane} reads from lane {}, which does not take part (0x{mask:08x})",
+                    from[lane as usize]
                 ));
             }
         }
+        let out = from.map(|lane| a[(lane & 31) as usize]);
         if inst.d != NO_REG {
             cx.put32(inst.d, &out);
         }
@@ -210,7 +236,13 @@ fn decode_vote<'a>(
     let (a, flip) = cx.pred_src(a, words)?;
     let c = cx.src(mask, Type::B32, words)?;
     let d = cx.dst(d, ty, words)?;
-    cx.emit(Inst { d, a, c, aux: flip, ..Decoder::blank(exec) });
+    cx.emit(Inst {
+        d,
+        a,
+        c,
+        aux: flip,
+        ..Decoder::blank(exec)
+    });
     Ok(())
 }
 
@@ -253,12 +285,19 @@ fn decode_match<'a>(
     let a = cx.src(a, ty, words)?;
     let c = cx.src(mask, Type::B32, words)?;
     let (d, p) = match d {
-        Operand::Pair(d, p) => {
-            (cx.optional_dst(d, Type::B32, words)?, cx.optional_dst(p, Type::Pred, words)?)
-        }
+        Operand::Pair(d, p) => (
+            cx.optional_dst(d, Type::B32, words)?,
+            cx.optional_dst(p, Type::Pred, words)?,
+        ),
         _ => (cx.dst(d, Type::B32, words)?, NO_REG),
     };
-    cx.emit(Inst { d, a, c, b: p, ..Decoder::blank(exec) });
+    cx.emit(Inst {
+        d,
+        a,
+        c,
+        b: p,
+        ..Decoder::blank(exec)
+    });
     Ok(())
 }
 
@@ -279,7 +318,9 @@ unsafe fn match_lanes<const ALL: bool, const WIDE: bool>(cx: &mut Cx<'_>, inst: 
         };
         let equal = |lane: u32| {
             let own = value(lane);
-            lanes_of(mask).filter(|&other| value(other) == own).fold(0, |all, one| all | 1 << one)
+            lanes_of(mask)
+                .filter(|&other| value(other) == own)
+                .fold(0, |all, one| all | 1 << one)
         };
         let mut out = [0u32; 32];
         for lane in lanes_of(mask) {
@@ -320,7 +361,12 @@ fn decode_redux<'a>(
     };
     let (a, c) = (cx.src(a, ty, words)?, cx.src(mask, Type::B32, words)?);
     let d = cx.dst(d, ty, words)?;
-    cx.emit(Inst { d, a, c, ..Decoder::blank(exec) });
+    cx.emit(Inst {
+        d,
+        a,
+        c,
+        ..Decoder::blank(exec)
+    });
     Ok(())
 }
 
@@ -332,16 +378,18 @@ unsafe fn redux<const OP: u32>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
             return flow;
         }
         let row = cx.row32(inst.a);
-        let sum = lanes_of(cx.mask).map(|lane| row[lane as usize]).reduce(|a, b| match OP {
-            0 => a.wrapping_add(b),
-            1 => a.min(b),
-            2 => a.max(b),
-            3 => (a as i32).min(b as i32) as u32,
-            4 => (a as i32).max(b as i32) as u32,
-            5 => a & b,
-            6 => a | b,
-            _ => a ^ b,
-        });
+        let sum = lanes_of(cx.mask)
+            .map(|lane| row[lane as usize])
+            .reduce(|a, b| match OP {
+                0 => a.wrapping_add(b),
+                1 => a.min(b),
+                2 => a.max(b),
+                3 => (a as i32).min(b as i32) as u32,
+                4 => (a as i32).max(b as i32) as u32,
+                5 => a & b,
+                6 => a | b,
+                _ => a ^ b,
+            });
         cx.put32(inst.d, &[sum.unwrap_or(0); 32]);
     }
     Flow::Next
