@@ -1,0 +1,123 @@
+//! From a plan to its PTX: kernels are compiled in parallel and joined in the plan's order.
+
+use crate::builder::{Builder, Signature};
+use crate::kernels::{self, Step};
+use crate::lower::{self, Lowered};
+use moec_ir::kernel::KernelSpec;
+use moec_ir::plan::{Geometry, Plan};
+use moec_ir::{Diagnostic, Target};
+use rayon::prelude::*;
+
+/// Which texts beside the PTX are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The kernels in MLIR, as built.
+    pub mlir: bool,
+    /// The kernels in LLVM IR, after LLVM's passes.
+    pub llvm: bool,
+}
+
+/// One kernel's code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelCode {
+    /// MLIR as built; empty if not asked for.
+    pub mlir: String,
+    /// LLVM IR after LLVM's passes; empty if not asked for.
+    pub llvm: String,
+    /// A PTX module with one entry.
+    pub ptx: String,
+    /// How it is launched.
+    pub geometry: Geometry,
+}
+
+/// A plan with its code.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// The plan, with the geometry of each kernel.
+    pub plan: Plan,
+    /// One PTX module with an entry per kernel, in the plan's order.
+    pub ptx: String,
+    /// All kernels in MLIR; empty if not asked for.
+    pub mlir: String,
+    /// All kernels in LLVM IR; empty if not asked for.
+    pub llvm: String,
+}
+
+/// Makes the code of all kernels of a plan.
+///
+/// # Errors
+///
+/// `E0901` for an element type that kernels do not compute in, `E0902` for views that
+/// contradict their kernel; all kernels are tried.
+pub fn generate(plan: &Plan, options: Options) -> Result<Generated, Vec<Diagnostic>> {
+    let step = Step { phase: plan.phase, sizes: plan.workload };
+    let compiled: Vec<Result<KernelCode, Diagnostic>> = plan
+        .kernels
+        .par_iter()
+        .map_init(lower::context, |context, kernel| {
+            compile(context, &kernel.spec, step, &plan.target.arch, &kernel.name, options)
+        })
+        .collect();
+    let mut plan = plan.clone();
+    let mut mistakes = Vec::new();
+    let (mut ptx, mut mlir, mut llvm) = (String::new(), String::new(), String::new());
+    for (kernel, code) in plan.kernels.iter_mut().zip(compiled) {
+        match code {
+            Ok(code) => {
+                let (header, entry) = split_header(&code.ptx);
+                if ptx.is_empty() {
+                    ptx.push_str(header);
+                }
+                ptx.push_str(entry);
+                mlir.push_str(&code.mlir);
+                llvm.push_str(&code.llvm);
+                kernel.geometry = Some(code.geometry);
+            }
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    if mistakes.is_empty() { Ok(Generated { plan, ptx, mlir, llvm }) } else { Err(mistakes) }
+}
+
+/// Makes the code of one kernel, for a step of the given kind.
+///
+/// # Errors
+///
+/// As [`generate`].
+pub fn generate_kernel(
+    spec: &KernelSpec,
+    step: Step,
+    target: &Target,
+    name: &str,
+    options: Options,
+) -> Result<KernelCode, Diagnostic> {
+    compile(&lower::context(), spec, step, &target.arch, name, options)
+}
+
+fn compile(
+    context: &melior::Context,
+    spec: &KernelSpec,
+    step: Step,
+    arch: &str,
+    name: &str,
+    options: Options,
+) -> Result<KernelCode, Diagnostic> {
+    let design = kernels::design(spec, step)?;
+    let geometry = design.geometry();
+    let signature = Signature {
+        name: name.to_owned(),
+        threads: geometry.block.iter().product(),
+        operands: design.operands(),
+    };
+    let module = Builder::kernel(context, signature, |b| design.body(b));
+    let mlir = if options.mlir { module.as_operation().to_string() } else { String::new() };
+    let Lowered { llvm, ptx } = lower::lower(context, module, arch, options.llvm);
+    Ok(KernelCode { mlir, llvm, ptx, geometry })
+}
+
+/// The part of a PTX module up to `.address_size 64` (one per module), and what follows.
+fn split_header(ptx: &str) -> (&str, &str) {
+    const LAST: &str = ".address_size 64\n";
+    let end = ptx.find(LAST).map_or(0, |at| at + LAST.len());
+    ptx.split_at(end)
+}

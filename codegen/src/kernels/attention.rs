@@ -1,0 +1,182 @@
+//! Causal attention with online softmax (Milakov and Gimelshein, arXiv 1805.02867): scores are
+//! never stored. Heads that read the same keys and values are computed together (multi-query
+//! and grouped-query attention; MLA after absorption, DeepSeek-V2 2.1.2).
+//!
+//! `attention/decode.rs` is for one token per sequence, `attention/prefill.rs` for many; both
+//! are correct for any step. Keys of several sequences may lie anywhere among the rows of the
+//! cache; rows that belong to no sequence of the step are not read.
+
+mod decode;
+mod prefill;
+mod tile;
+
+use super::{Design, Step};
+use crate::builder::{Builder, I32, Ptr};
+use crate::tensor::Tensor;
+use moec_ir::kernel::View;
+use moec_ir::{Diagnostic, Dim, Phase, Real};
+
+/// What any variant computes.
+#[derive(Clone, Debug)]
+struct Problem {
+    /// `[T, H, d]` each.
+    q: Vec<View>,
+    /// `[S, Hk, d]` each.
+    k: Vec<View>,
+    /// `[S, Hv, dv]`
+    v: View,
+    /// `[T, H, dv]`
+    out: View,
+    /// Factor on the scores, times log2(e): weights are powers of 2.
+    scale: f32,
+    heads: u64,
+    /// Neighbouring heads that read the same keys and values.
+    sharing: u64,
+    /// Size of each part.
+    depth: Vec<u64>,
+    /// Size of a value.
+    value: u64,
+}
+
+/// Scores below this weigh nothing; finite, so that differences of maxima are never NaN.
+const LOWEST: f32 = -1e38;
+
+/// Sizes of values, and of queries over all parts, up to which sums and slices of a head fit the
+/// registers of a warp and of a CTA's share.
+const MOST_VALUE: u64 = 512;
+const MOST_DEPTH: u64 = 2048;
+
+pub(super) fn design(
+    q: &[View],
+    k: &[View],
+    v: &View,
+    out: &View,
+    scale: Real,
+    step: Step,
+) -> Result<Box<dyn Design>, Diagnostic> {
+    let problem = Problem::new(q, k, v, out, scale).map_err(|why| {
+        Diagnostic::error("E0902", format!("an attention kernel {why}")).help(
+            "queries are `[T, H, d]`, keys `[S, Hk, d]` with as many parts, values \
+             `[S, Hv, dv]`; `Hk` and `Hv` divide `H`",
+        )
+    })?;
+    Ok(match step.phase {
+        Phase::Decode => Box::new(decode::Decode::new(problem, step.sizes)),
+        Phase::Prefill => Box::new(prefill::Prefill::new(problem)),
+    })
+}
+
+impl Problem {
+    fn new(q: &[View], k: &[View], v: &View, out: &View, scale: Real) -> Result<Self, String> {
+        let fixed = |view: &View, axis: usize| match view.shape.as_slice() {
+            [_, _, _] => view.shape[axis].constant().filter(|&n| n > 0),
+            _ => None,
+        };
+        let size = |view, axis| fixed(view, axis).ok_or_else(|| format!("has an operand {view}"));
+        let (heads, value) = (size(out, 1)?, size(out, 2)?);
+        if size(v, 2)? != value {
+            return Err(format!("has values {v} and results {out}"));
+        }
+        if q.is_empty() || q.len() != k.len() {
+            return Err(format!("has {} parts of queries and {} of keys", q.len(), k.len()));
+        }
+        let value_heads = size(v, 1)?;
+        if heads % value_heads != 0 {
+            return Err(format!("has {heads} heads and values {v}"));
+        }
+        let mut sharing = heads / value_heads;
+        let mut depth = Vec::new();
+        for (q, k) in q.iter().zip(k) {
+            let (d, key_heads) = (size(q, 2)?, size(k, 1)?);
+            if size(k, 2)? != d || size(q, 1)? != heads || heads % key_heads != 0 {
+                return Err(format!("has queries {q} and keys {k} for {heads} heads"));
+            }
+            sharing = gcd(sharing, heads / key_heads);
+            depth.push(d);
+        }
+        if value > MOST_VALUE || depth.iter().sum::<u64>() > MOST_DEPTH {
+            return Err(format!(
+                "has queries of {} elements and values of {value}; registers hold {MOST_DEPTH} and \
+                 {MOST_VALUE}",
+                depth.iter().sum::<u64>()
+            ));
+        }
+        Ok(Self {
+            q: q.to_vec(),
+            k: k.to_vec(),
+            v: v.clone(),
+            out: out.clone(),
+            scale: (scale.0 * std::f64::consts::LOG2_E) as f32,
+            heads,
+            sharing,
+            depth,
+            value,
+        })
+    }
+
+    fn tokens(&self) -> &Dim {
+        &self.out.shape[0]
+    }
+
+    /// Number of pointer parameters.
+    fn operands(&self) -> usize {
+        2 * self.q.len() + 5
+    }
+
+    fn bind<'k>(&self, b: &'k Builder<'k>) -> Operands<'k> {
+        let parts = self.q.len();
+        let tensor = |at: usize, view: &View| Tensor::operand(b, at, view);
+        let bind = |first: usize, views: &[View]| {
+            let part = |(i, view)| tensor(first + i, view).read_only();
+            views.iter().enumerate().map(part).collect()
+        };
+        let integers = |at: usize| b.operand(2 * parts + at).read_only();
+        Operands {
+            q: bind(0, &self.q),
+            k: bind(parts, &self.k),
+            v: tensor(2 * parts, &self.v).read_only(),
+            positions: integers(1),
+            sequences: integers(2),
+            kv_start: integers(3),
+            out: tensor(2 * parts + 4, &self.out),
+        }
+    }
+
+    /// The head of keys or values that a head reads.
+    fn head_of<'k>(&self, b: &'k Builder<'k>, view: &View, head: I32<'k>) -> I32<'k> {
+        match view.shape[1].constant() {
+            Some(heads) if heads > 1 => head / b.i32(self.heads / heads),
+            _ => b.i32(0),
+        }
+    }
+}
+
+/// The operands of the kernel under construction.
+struct Operands<'k> {
+    q: Vec<Tensor<'k>>,
+    k: Vec<Tensor<'k>>,
+    v: Tensor<'k>,
+    positions: Ptr<'k>,
+    sequences: Ptr<'k>,
+    kv_start: Ptr<'k>,
+    out: Tensor<'k>,
+}
+
+impl<'k> Operands<'k> {
+    /// The first row of the keys of a token, and how many there are.
+    fn keys_of(&self, token: I32<'k>) -> (I32<'k>, I32<'k>) {
+        let sequence = self.sequences.index(token, 4).load_scalar();
+        let first = self.kv_start.index(sequence, 4).load_scalar();
+        let position: I32<'k> = self.positions.index(token, 4).load_scalar();
+        (first, position + 1)
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// The greatest power of two that divides `n`, at most `most`.
+fn power_of_two_in(n: u64, most: u64) -> u64 {
+    (1 << n.trailing_zeros()).min(most)
+}

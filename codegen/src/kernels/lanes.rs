@@ -1,0 +1,138 @@
+//! Matrix products with few rows: the lanes of a warp divide the sums.
+//!
+//! A group of lanes computes a small block of results. Its lanes read neighbouring vectors
+//! along `k`, multiply-add in registers and sum up at the end. Weights are read once per block
+//! of rows, in 16-byte accesses where their layout allows it.
+
+use super::product::{Product, RowOut};
+use crate::builder::{Builder, F32, I32, Ptr};
+use moec_ir::Sizes;
+
+/// How a product with few rows is divided.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lanes {
+    /// Lanes that share a sum: a power of two.
+    group: u32,
+    /// Columns of a group's block: divides `n`.
+    columns: u64,
+    /// Rows of a group's block.
+    pub(super) rows: u64,
+    /// Threads of a CTA.
+    pub(super) threads: u32,
+}
+
+/// A group needs this many vectors per lane before more lanes share the sum: fewer lanes mean
+/// fewer instructions for the final sums.
+const VECTORS_PER_LANE: u64 = 4;
+
+impl Lanes {
+    /// For about `rows` rows.
+    pub(super) fn new(product: &Product, rows: u64, step: Sizes) -> Self {
+        let vectors = product.k.eval(&step) / product.width;
+        let group = (vectors / VECTORS_PER_LANE).max(1).ilog2().clamp(2, 5);
+        let group = 1 << group;
+        let columns = [4, 2].into_iter().find(|&c| product.n.div_exact(c).is_some()).unwrap_or(1);
+        let rows = if rows >= 3 { 4 } else { rows.max(1) };
+        let groups = product.n.eval(&step).div_ceil(columns).max(1);
+        let threads = (groups * u64::from(group)).next_multiple_of(32).clamp(32, 128) as u32;
+        Self { group, columns, rows, threads }
+    }
+
+    /// Columns that a CTA computes.
+    pub(super) fn columns_per_cta(&self) -> u64 {
+        u64::from(self.threads / self.group) * self.columns
+    }
+
+    /// The product's code. `a` are the first elements of this block's rows, `w` that of the
+    /// weights' first row, `out` where each row of results goes.
+    pub(super) fn body<'k>(
+        &self,
+        b: &'k Builder<'k>,
+        product: &Product,
+        column_block: I32<'k>,
+        a: &[Ptr<'k>],
+        w: Ptr<'k>,
+        out: &dyn Fn(I32<'k>) -> RowOut<'k>,
+    ) {
+        let groups = self.threads / self.group;
+        let group = b.thread() / self.group.cast_signed();
+        let lane = b.thread() % self.group.cast_signed();
+        let first = (column_block * groups.cast_signed() + group) * self.columns as i32;
+        let n = b.size(&product.n);
+        // Groups past the end compute the last columns again and store nothing.
+        let first_read = first.min(n - self.columns as i32);
+        let w = w.index(first_read, product.w.row);
+        let sums = self.sums(b, product, lane, a, w);
+        let exists = first.lt(n);
+        // Each group holds its sums spread over its lanes; a lane stores at most one per round.
+        let per_round = sums.len().min(self.group as usize);
+        for (round, chunk) in sums.chunks(per_round).enumerate() {
+            let (total, index) = b.sum_spread(chunk.to_vec(), lane, self.group);
+            let index = index + b.i32(round * per_round);
+            let (row, column) = (index / self.columns as i32, index % self.columns as i32);
+            let same = self.group.cast_signed() / chunk.len() as i32;
+            let mine = (lane & (same - 1)).eq(b.i32(0)) & exists;
+            b.if_(mine, || {
+                let row = out(row);
+                b.if_(row.exists, || product.store(row, first + column, &[total]));
+            });
+        }
+    }
+
+    /// This lane's share of each sum, rows outermost.
+    fn sums<'k>(
+        &self,
+        b: &'k Builder<'k>,
+        product: &Product,
+        lane: I32<'k>,
+        a: &[Ptr<'k>],
+        w: Ptr<'k>,
+    ) -> Vec<F32<'k>> {
+        let zeros = vec![b.f32(0.0); a.len() * self.columns as usize];
+        let block =
+            |vector: I32<'k>, sums: Vec<F32<'k>>| self.multiply(product, vector, a, w, sums);
+        let group = u64::from(self.group);
+        let Some(vectors) = product.k.constant().map(|k| k / product.width) else {
+            let end = b.size(&product.k) / product.width as i32;
+            return b.for_loop(lane, end, b.i32(group), zeros, block);
+        };
+        let full = vectors / group;
+        let sums = match full {
+            0 => zeros,
+            1 => block(lane, zeros),
+            _ => b.for_loop(b.i32(0), b.i32(full * group), b.i32(group), zeros, |first, sums| {
+                block(first + lane, sums)
+            }),
+        };
+        if vectors.is_multiple_of(group) {
+            return sums;
+        }
+        let vector = lane + b.i32(full * group);
+        b.if_else(vector.lt(b.i32(vectors)), sums.clone(), || block(vector, sums))
+    }
+
+    /// Adds the products of one vector of each row and column.
+    fn multiply<'k>(
+        &self,
+        product: &Product,
+        vector: I32<'k>,
+        a: &[Ptr<'k>],
+        w: Ptr<'k>,
+        mut sums: Vec<F32<'k>>,
+    ) -> Vec<F32<'k>> {
+        let width = product.width;
+        let load = |row: Ptr<'k>, side: &super::product::Side| {
+            row.index(vector, width * side.column).load(side.dtype, width)
+        };
+        let columns: Vec<Vec<F32<'k>>> =
+            (0..self.columns).map(|j| load(w.add_const(j * product.w.row), &product.w)).collect();
+        for (i, &row) in a.iter().enumerate() {
+            let xs = load(row, &product.a);
+            for (j, ws) in columns.iter().enumerate() {
+                let sum = &mut sums[i * columns.len() + j];
+                *sum = xs.iter().zip(ws).fold(*sum, |sum, (&x, &y)| x.fma(y, sum));
+            }
+        }
+        sums
+    }
+}

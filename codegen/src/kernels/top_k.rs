@@ -1,0 +1,221 @@
+//! The best `k` of each row, best first, of equals the lower index; a warp per row.
+//!
+//! A number becomes an integer of the same order, so that one `redux.sync` finds the greatest
+//! of a warp. Each lane holds neighbouring elements: of equals, the lowest lane has the lowest
+//! index. Group limits: DeepSeek-V2 2.2.2 (maximum), DeepSeek-V3 2.1.2 (sum of the best two).
+
+use super::{Design, Step};
+use crate::builder::{Builder, Carried, F32, I32};
+use crate::tensor::{Tensor, vector_width};
+use moec_ir::Diagnostic;
+use moec_ir::graph::{GroupScore, Groups};
+use moec_ir::kernel::View;
+use moec_ir::plan::Geometry;
+
+struct TopK {
+    scores: View,
+    chosen: View,
+    groups: Option<Groups>,
+    /// Elements per row.
+    n_experts: u64,
+    k: u64,
+    warps: u32,
+}
+
+pub(super) fn design(
+    scores: &View,
+    chosen: &View,
+    groups: Option<Groups>,
+    step: Step,
+) -> Result<Box<dyn Design>, Diagnostic> {
+    let [n_experts, k] = [scores, chosen].map(|v| match v.shape.as_slice() {
+        [_, n] => n.constant().unwrap_or(0),
+        _ => 0,
+    });
+    let of = groups.map_or(1, |g| g.count);
+    let candidates = match groups {
+        None => n_experts,
+        Some(g) if g.count > 0 && n_experts.is_multiple_of(g.count) => {
+            n_experts / g.count * g.keep.min(g.count)
+        }
+        Some(_) => 0,
+    };
+    if k == 0 || k > candidates {
+        return Err(Diagnostic::error(
+            "E0902",
+            format!("a top_k kernel chooses {k} of {n_experts} experts in {of} groups"),
+        )
+        .help("choose at least one, and at most as many as the kept groups have"));
+    }
+    let warps = u32::try_from(scores.shape[0].eval(&step.sizes).clamp(1, 4)).unwrap_or(1);
+    Ok(Box::new(TopK {
+        scores: scores.clone(),
+        chosen: chosen.clone(),
+        groups,
+        n_experts,
+        k,
+        warps,
+    }))
+}
+
+/// An integer that orders (unsigned) as the number does: zeros alike, NaN above all; never 0,
+/// which stands for what cannot be chosen.
+fn order_key<'k>(b: &'k Builder<'k>, x: F32<'k>) -> I32<'k> {
+    let bits: I32<'k> = (x + 0.0).bits();
+    let flipped = bits ^ (bits.shift_signed(31) | i32::MIN);
+    b.i32(-1).when(x.is_nan(), flipped)
+}
+
+/// Takes out the greatest `rounds` times: a lane holds the keys of elements
+/// `lane * keys.len() ..`; `each` gets the round, the element and what is carried.
+fn take_best<'k, C: Carried<'k>>(
+    b: &'k Builder<'k>,
+    keys: Vec<I32<'k>>,
+    rounds: u64,
+    init: C,
+    each: impl FnOnce(I32<'k>, I32<'k>, C) -> C,
+) -> C {
+    let lane = b.lane();
+    let first = lane * b.i32(keys.len() as u64);
+    let places: Vec<I32<'k>> = (0..keys.len()).map(|i| first + b.i32(i as u64)).collect();
+    let start = (keys, init);
+    let (_, carried) = b.for_loop(b.i32(0), b.i32(rounds), b.i32(1), start, |round, (keys, c)| {
+        let of_lane = keys.iter().copied().reduce(I32::max).unwrap_or(b.i32(0));
+        let best = of_lane.warp_max();
+        let holder = of_lane.eq(best).ballot().lowest_one();
+        let candidates = keys.iter().zip(&places).rev();
+        let place = candidates
+            .fold(first, |found, (&key, &place)| place.when(key.eq(best), found))
+            .shuffle_from(holder);
+        let c = each(round, place, c);
+        let zero = b.i32(0);
+        let left = keys.iter().zip(&places).map(|(&key, &p)| zero.when(p.eq(place), key));
+        (left.collect(), c)
+    });
+    carried
+}
+
+impl Design for TopK {
+    fn geometry(&self) -> Geometry {
+        let rows = self.scores.shape[0].clone();
+        super::launch(&[(rows, self.warps.into())], 32 * self.warps)
+    }
+
+    fn operands(&self) -> usize {
+        2
+    }
+
+    fn body<'k>(&self, b: &'k Builder<'k>) {
+        let row = b.cta(0) * self.warps.cast_signed() + b.warp();
+        b.if_(row.lt(b.size(&self.scores.shape[0])), || {
+            let scores = Tensor::operand(b, 0, &self.scores).read_only();
+            let mut keys = self.keys(b, &scores, row);
+            if let Some(groups) = self.groups {
+                keys = self.keep_best_groups(b, &scores, row, groups, keys);
+            }
+            // Lane `j % 32` remembers what round `j` chose.
+            let lane = b.lane();
+            let none = vec![b.i32(0); self.k.div_ceil(32) as usize];
+            let chosen = take_best(b, keys, self.k, none, |round, place, chosen| {
+                let here = |i: usize| round.eq(lane + b.i32(32 * i as u64));
+                chosen.iter().enumerate().map(|(i, &c)| place.when(here(i), c)).collect()
+            });
+            let out = Tensor::operand(b, 1, &self.chosen);
+            for (i, place) in chosen.into_iter().enumerate() {
+                let j = lane + b.i32(32 * i as u64);
+                b.if_(j.lt(b.i32(self.k)), || out.at(&[row, j]).store_scalar(place));
+            }
+        });
+    }
+}
+
+impl TopK {
+    /// The keys of this lane's elements; 0 beyond the row's end.
+    fn keys<'k>(&self, b: &'k Builder<'k>, scores: &Tensor<'k>, row: I32<'k>) -> Vec<I32<'k>> {
+        let per_lane = self.n_experts.div_ceil(32);
+        let width = vector_width(&self.scores).min(1 << per_lane.trailing_zeros());
+        let first = b.lane() * b.i32(per_lane);
+        let vector = |i: u64| {
+            let at = first + b.i32(i * width);
+            let within = at.min(b.i32(self.n_experts - width));
+            let values = scores.at(&[row, within]).load(scores.dtype(), width);
+            let inside = at.lt(b.i32(self.n_experts));
+            values.into_iter().map(move |x| order_key(b, x).when(inside, b.i32(0)))
+        };
+        (0..per_lane / width).flat_map(vector).collect()
+    }
+
+    /// The keys, with 0 for elements outside of the best groups. A lane scores whole groups.
+    fn keep_best_groups<'k>(
+        &self,
+        b: &'k Builder<'k>,
+        scores: &Tensor<'k>,
+        row: I32<'k>,
+        groups: Groups,
+        keys: Vec<I32<'k>>,
+    ) -> Vec<I32<'k>> {
+        let size = self.n_experts / groups.count;
+        let per_lane = groups.count.div_ceil(32);
+        let of_group = (0..per_lane).map(|i| {
+            let group = b.lane() * b.i32(per_lane) + b.i32(i);
+            let inside = group.lt(b.i32(groups.count));
+            let first = group.when(inside, b.i32(0)) * b.i32(size);
+            let score = self.group_score(b, scores, row, first, size, groups.by);
+            order_key(b, score).when(inside, b.i32(0))
+        });
+        let words = groups.count.div_ceil(32);
+        let none = vec![b.i32(0); words as usize];
+        let kept = take_best(b, of_group.collect(), groups.keep, none, |_, group, kept| {
+            let bit = b.i32(1) << (group & 31);
+            let word = group >> 5;
+            let here = |i: usize| bit.when(word.eq(b.i32(i as u64)), b.i32(0));
+            kept.iter().enumerate().map(|(i, &w)| w | here(i)).collect()
+        });
+        let first = b.lane() * b.i32(keys.len() as u64);
+        let mask = |i: usize| {
+            let group = (first + b.i32(i as u64)) / b.i32(size);
+            let word = (1..kept.len())
+                .fold(kept[0], |found, w| kept[w].when((group >> 5).eq(b.i32(w as u64)), found));
+            ((word >> (group & 31)) & 1).ne(b.i32(0))
+        };
+        // A lane's elements often lie in one group.
+        let together = size.is_multiple_of(keys.len() as u64).then(|| mask(0));
+        let keep =
+            |(i, key): (usize, I32<'k>)| key.when(together.unwrap_or_else(|| mask(i)), b.i32(0));
+        keys.into_iter().enumerate().map(keep).collect()
+    }
+
+    /// The score of the group that begins at element `first`.
+    fn group_score<'k>(
+        &self,
+        b: &'k Builder<'k>,
+        scores: &Tensor<'k>,
+        row: I32<'k>,
+        first: I32<'k>,
+        size: u64,
+        by: GroupScore,
+    ) -> F32<'k> {
+        let width = vector_width(&self.scores).min(1 << size.trailing_zeros());
+        let count = match by {
+            GroupScore::Max => 1,
+            GroupScore::SumOfTop(n) => n.clamp(1, size),
+        };
+        let none = vec![b.f32(f32::NEG_INFINITY); count as usize];
+        let last = first + b.i32(size);
+        let best = b.for_loop(first, last, b.i32(width), none, |at, best| {
+            let values = scores.at(&[row, at]).load(scores.dtype(), width);
+            values.into_iter().fold(best, |best, x| insert(best, x))
+        });
+        best.into_iter().reduce(|sum, x| sum + x).unwrap_or(b.f32(0.0))
+    }
+}
+
+/// The greatest of `best` (in falling order) and `x`, one of them dropped; NaN stays.
+fn insert<'k>(best: Vec<F32<'k>>, x: F32<'k>) -> Vec<F32<'k>> {
+    let step = |rest: &mut F32<'k>, slot: F32<'k>| {
+        let (greater, less) = (slot.max_nan(*rest), slot.min_nan(*rest));
+        *rest = less;
+        Some(greater)
+    };
+    best.into_iter().scan(x, step).collect()
+}
