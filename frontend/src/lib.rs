@@ -24,6 +24,7 @@
 pub mod ast;
 mod check;
 mod format;
+mod import;
 mod lower;
 mod parse;
 
@@ -33,5 +34,6 @@ pub use check::{
     Update, check,
 };
 pub use format::format;
+pub use import::import;
 pub use lower::lower;
 pub use parse::parse;
