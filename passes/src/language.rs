@@ -8,7 +8,7 @@ mod attributes;
 mod shape;
 
 pub(crate) use analysis::{Data, Types, row_axis};
-pub(crate) use attributes::Attr;
+pub(crate) use attributes::{Attr, code_text};
 pub(crate) use shape::{default_dtype, leads_with_past, node_type, rows};
 
 use egg::{Id, Language};

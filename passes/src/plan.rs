@@ -9,6 +9,7 @@ mod emit;
 mod entries;
 mod homes;
 mod kernels;
+mod labels;
 mod place;
 mod weights;
 

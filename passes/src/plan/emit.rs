@@ -2,6 +2,7 @@
 
 use super::KernelTable;
 use super::homes;
+use super::labels::labels;
 use super::place::{Place, Root};
 use super::weights::Weights;
 use crate::cost::CostModel;
@@ -68,7 +69,7 @@ pub(super) fn emit(
     };
     let n = extracted.values.len();
     let (places, packed) = (vec![None; n], vec![None; n]);
-    let labels = labels(extracted);
+    let labels = labels(function, extracted);
     let mut emitter =
         Emitter { function, extracted, cost, kernels, weights, homes, places, packed, labels, out };
     for value in 0..n {
@@ -83,36 +84,6 @@ pub(super) fn emit(
         }
     }
     Ok(emitter.out)
-}
-
-/// What people call each value: its name in the source, or what reads it.
-fn labels(extracted: &Extracted) -> Vec<String> {
-    let values = &extracted.values;
-    let mut labels: Vec<String> =
-        values.iter().map(|v| v.name.clone().unwrap_or_default()).collect();
-    for at in (0..values.len()).rev() {
-        let label = labels[at].clone();
-        let term = &values[at].node.term;
-        let passes_on = term.is_view() || matches!(term, Term::Summed | Term::Normed);
-        if passes_on && !label.is_empty() {
-            let of = values[at].operands[0];
-            if values[of].name.is_none() && !labels[of].split(", ").any(|l| l == label) {
-                let known = std::mem::take(&mut labels[of]);
-                labels[of] = if known.is_empty() { label } else { format!("{label}, {known}") };
-            }
-        }
-    }
-    for at in (0..values.len()).rev() {
-        for &of in &values[at].operands {
-            if labels[of].is_empty() && !labels[at].is_empty() {
-                labels[of] = match labels[at].strip_prefix("for ") {
-                    Some(_) => labels[at].clone(),
-                    None => format!("for {}", labels[at]),
-                };
-            }
-        }
-    }
-    labels
 }
 
 impl Emitter<'_> {
@@ -187,8 +158,8 @@ impl Emitter<'_> {
     pub(super) fn copy(&mut self, from: &Place, to: &Place, value: usize) {
         let seconds = self.cost.copy_seconds(self.ty(value));
         let spec = super::kernels::pointwise(&[from], to, vec![Scalar::Input(0)]);
-        let computes = format!("copy of {}", self.labels[value]);
-        self.push(spec, &[from, to], seconds, computes.trim_end().trim_end_matches(" of").into());
+        let computes = format!("copy of {}", self.labels[value]).trim_end_matches(" of ").into();
+        self.push(spec, &[from, to], seconds, computes);
     }
 
     fn push(&mut self, spec: KernelSpec, operands: &[&Place], seconds: f64, computes: String) {
