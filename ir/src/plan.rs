@@ -3,6 +3,8 @@
 //! A plan is closed: it names every buffer, every weight tensor and every launch of a step,
 //! with sizes as polynomials in `T`, `S` and `B`. The runtime decides nothing.
 
+mod text;
+
 use crate::graph::{Rotary, ValueId};
 use crate::kernel::KernelSpec;
 use crate::{DType, Dim, Sizes, Target};
