@@ -6,6 +6,7 @@
 
 mod body;
 mod flow_graph;
+mod lifetime;
 mod module;
 pub(crate) mod operand;
 pub(crate) mod words;

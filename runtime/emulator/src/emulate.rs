@@ -223,6 +223,8 @@ fn element(dtype: Dtype, value: &serde_json::Number) -> Result<Vec<u8>, String> 
         Dtype::BF16 => bf16::from_f64(float).to_le_bytes().to_vec(),
         Dtype::F32 => (float as f32).to_le_bytes().to_vec(),
         Dtype::F64 => float.to_le_bytes().to_vec(),
-        other => return Err(format!("elements of type {other:?} cannot be given as numbers")),
+        other => {
+            return Err(format!("elements of type {other:?} cannot be given as numbers"));
+        }
     })
 }

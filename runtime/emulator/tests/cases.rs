@@ -12,15 +12,11 @@ use safetensors::{Dtype, SafeTensors};
 fn main() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
     let entries = std::fs::read_dir(&folder).expect("the folder of cases is there");
-    let mut paths: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
     assert!(!paths.is_empty(), "no cases");
     let trials = paths.into_iter().map(|path| {
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         Trial::test(name.unwrap_or_default(), move || run(&path))
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
@@ -37,25 +33,16 @@ fn run(folder: &Path) -> Result<(), Failed> {
     };
     for (name, tolerance) in names {
         let view = expected.tensor(name).map_err(|error| error.to_string())?;
-        let got = outputs
-            .tensors
-            .get(name)
-            .ok_or(format!("no output `{name}`"))?;
+        let got = outputs.tensors.get(name).ok_or(format!("no output `{name}`"))?;
         if (got.dtype, got.shape.as_slice()) != (view.dtype(), view.shape()) {
             return Err(format!("`{name}` is {:?} {:?}", got.dtype, got.shape).into());
         }
         let exact = tolerance["exact"].as_bool().unwrap_or(false);
         let bound = |key: &str| {
-            if exact {
-                0.0
-            } else {
-                tolerance[key].as_f64().unwrap_or(0.0)
-            }
+            if exact { 0.0 } else { tolerance[key].as_f64().unwrap_or(0.0) }
         };
         let (rtol, atol) = (bound("rtol"), bound("atol"));
-        let pairs = values(got.dtype, &got.bytes)?
-            .into_iter()
-            .zip(values(got.dtype, view.data())?);
+        let pairs = values(got.dtype, &got.bytes)?.into_iter().zip(values(got.dtype, view.data())?);
         for (index, (got, expected)) in pairs.enumerate() {
             let same = got == expected || got.is_nan() && expected.is_nan();
             if !same && !((got - expected).abs() <= atol + rtol * expected.abs()) {
@@ -73,21 +60,11 @@ fn values(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f64>, Failed> {
     let half = |chunk: &[u8]| u16::from_le_bytes(chunk.try_into().unwrap());
     Ok(match dtype {
         Dtype::U8 | Dtype::F8_E4M3 => bytes.iter().map(|&byte| f64::from(byte)).collect(),
-        Dtype::F16 => words(2)
-            .map(|chunk| f64::from(f16::from_bits(half(chunk))))
-            .collect(),
-        Dtype::BF16 => words(2)
-            .map(|chunk| f64::from(bf16::from_bits(half(chunk))))
-            .collect(),
-        Dtype::F32 => words(4)
-            .map(|chunk| f64::from(f32::from_bits(word(chunk))))
-            .collect(),
-        Dtype::F64 => words(8)
-            .map(|chunk| f64::from_le_bytes(chunk.try_into().unwrap()))
-            .collect(),
-        Dtype::I32 => words(4)
-            .map(|chunk| f64::from(word(chunk) as i32))
-            .collect(),
+        Dtype::F16 => words(2).map(|chunk| f64::from(f16::from_bits(half(chunk)))).collect(),
+        Dtype::BF16 => words(2).map(|chunk| f64::from(bf16::from_bits(half(chunk)))).collect(),
+        Dtype::F32 => words(4).map(|chunk| f64::from(f32::from_bits(word(chunk)))).collect(),
+        Dtype::F64 => words(8).map(|chunk| f64::from_le_bytes(chunk.try_into().unwrap())).collect(),
+        Dtype::I32 => words(4).map(|chunk| f64::from(word(chunk) as i32)).collect(),
         Dtype::U32 | Dtype::U64 | Dtype::I64 => {
             words(4).map(|chunk| f64::from(word(chunk))).collect()
         }

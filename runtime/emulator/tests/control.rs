@@ -74,9 +74,7 @@ fn functions_recurse_with_frames_of_their_own() {
         )
     );
     let out = words(&run(&text, &block(32), &[0; 4], &[0; 128]).expect("it runs"));
-    let fib = [
-        0u32, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610,
-    ];
+    let fib = [0u32, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610];
     for (lane, value) in out.into_iter().enumerate() {
         assert_eq!(value, 3_200_000 + fib[lane % 16], "lane {lane}");
     }
@@ -104,9 +102,8 @@ fn indirect_calls_may_differ_by_lane() {
         )
     );
     let out = words(&run(&text, &block(32), &[0; 4], &[0; 128]).expect("it runs"));
-    let expected: Vec<u32> = (0..32)
-        .map(|lane| if lane % 2 == 0 { lane + 1000 } else { 3 * lane })
-        .collect();
+    let expected: Vec<u32> =
+        (0..32).map(|lane| if lane % 2 == 0 { lane + 1000 } else { 3 * lane }).collect();
     assert_eq!(out, expected);
 }
 
@@ -131,14 +128,7 @@ fn lanes_shuffle_in_every_mode() {
         assert_eq!(out, (lane & 24) + 2);
     }
     for (lane, out) in (0..32u32).zip(shuffled("down", 3, 0x1807)) {
-        assert_eq!(
-            out,
-            if lane % 8 + 3 > 7 {
-                lane + 100
-            } else {
-                lane + 3
-            }
-        );
+        assert_eq!(out, if lane % 8 + 3 > 7 { lane + 100 } else { lane + 3 });
     }
 }
 
@@ -184,10 +174,7 @@ fn a_lock_taken_lane_by_lane_makes_progress() {
          st.volatile.global.u32 [%y+4], %r2; membar.gl;\n\
          atom.global.exch.b32 %r3, [%y], 0;",
     );
-    let config = LaunchConfig {
-        grid: [3, 1, 1],
-        ..block(64)
-    };
+    let config = LaunchConfig { grid: [3, 1, 1], ..block(64) };
     let out = words(&run(&text, &config, &[0; 4], &[0; 8]).expect("it runs"));
     assert_eq!(out, [0, 192]);
 }
@@ -201,14 +188,8 @@ fn ctas_that_wait_for_each_other_run_together() {
          st.global.u32 [%y+4], %r2; bra END;\n\
          SIGNAL: red.release.gpu.global.add.u32 [%y], 1;\nEND:",
     );
-    let config = LaunchConfig {
-        grid: [8, 1, 1],
-        ..block(1)
-    };
-    assert_eq!(
-        words(&run(&text, &config, &[0; 4], &[0; 8]).expect("it runs")),
-        [7, 7]
-    );
+    let config = LaunchConfig { grid: [8, 1, 1], ..block(1) };
+    assert_eq!(words(&run(&text, &config, &[0; 4], &[0; 8]).expect("it runs")), [7, 7]);
 }
 
 #[test]
@@ -242,10 +223,7 @@ fn producers_arrive_and_consumers_wait() {
              st.global.u32 [%y], %r2;\nEND:",
         )
     );
-    assert_eq!(
-        words(&run(&text, &block(64), &[0; 4], &[0; 4]).expect("it runs")),
-        [5]
-    );
+    assert_eq!(words(&run(&text, &block(64), &[0; 4], &[0; 4]).expect("it runs")), [5]);
 }
 
 #[test]
@@ -269,11 +247,7 @@ fn special_registers_describe_the_place() {
          mad.lo.u32 %r9, %r4, 48, %r3; add.u32 %r8, %r8, %r5; mad.wide.u32 %rd1, %r9, 4, %y;\n\
          st.global.u32 [%rd1], %r8;",
     );
-    let config = LaunchConfig {
-        grid: [1, 1, 2],
-        block: [12, 4, 1],
-        ..LaunchConfig::default()
-    };
+    let config = LaunchConfig { grid: [1, 1, 2], block: [12, 4, 1], ..LaunchConfig::default() };
     let out = words(&run(&text, &config, &[0; 4], &[0; 384]).expect("it runs"));
     assert_eq!(out, [1002; 96]);
 }
@@ -293,4 +267,29 @@ fn printed_text_comes_back() {
     );
     let (_, report) = machine::run_reported(&text, &block(2), &[0; 4], &[0; 4]).expect("it runs");
     assert_eq!(report.printed, "v=0 1.50\nv=1 1.50\n");
+}
+
+#[test]
+fn registers_that_live_shortly_share_room() {
+    // More registers than a frame has rows, each used in the next instruction only.
+    let mut body = String::from(".reg .b32 %s<150000>; mov.u32 %s0, %a;\n");
+    for index in 1..150_000 {
+        body.push_str(&format!("add.u32 %s{index}, %s{}, 1;\n", index - 1));
+    }
+    body.push_str("mov.u32 %d, %s149999;");
+    let expected: Vec<u32> = (0..4).map(|lane| lane + 149_999).collect();
+    assert_eq!(lanes32(&body, &tids(4)), expected);
+}
+
+#[test]
+fn sharing_rows_keeps_the_lanes_of_a_diverged_warp_apart() {
+    // Both sides hold a value of their own across a meeting of the whole warp.
+    let body = "setp.lt.u32 %p1, %a, 16; @%p1 bra LOW;\n\
+                add.u32 %r1, %a, 100; bar.warp.sync -1; add.u32 %d, %r1, 1; bra END;\n\
+                LOW: add.u32 %r2, %a, 200; add.u32 %r3, %r2, 5; bar.warp.sync -1;\n\
+                sub.u32 %d, %r3, %r2; add.u32 %d, %d, %a;\nEND:";
+    let out = lanes32(body, &tids(32));
+    for (lane, value) in (0..32).zip(out) {
+        assert_eq!(value, if lane < 16 { lane + 5 } else { lane + 101 });
+    }
 }

@@ -7,19 +7,8 @@ use machine::{lanes32, one32, one64};
 
 #[test]
 fn integers_saturate_and_extend() {
-    assert_eq!(
-        one32("cvt.sat.u8.s32 %h1, %a; cvt.u32.u16 %d, %h1;", 300, 0, 0),
-        255
-    );
-    assert_eq!(
-        one32(
-            "cvt.sat.u8.s32 %h1, %a; cvt.u32.u16 %d, %h1;",
-            -5i32 as u32,
-            0,
-            0
-        ),
-        0
-    );
+    assert_eq!(one32("cvt.sat.u8.s32 %h1, %a; cvt.u32.u16 %d, %h1;", 300, 0, 0), 255);
+    assert_eq!(one32("cvt.sat.u8.s32 %h1, %a; cvt.u32.u16 %d, %h1;", -5i32 as u32, 0, 0), 0);
     assert_eq!(one32("cvt.s32.s8 %d, %a;", 0x80, 0, 0), 0xffff_ff80);
     assert_eq!(one64("cvt.s64.s32 %d, %r1;", 0, 0, 0), 0);
     let body = "cvt.u32.u64 %r1, %a; cvt.s64.s32 %d, %r1;";
@@ -39,44 +28,23 @@ fn floats_become_integers_in_each_mode() {
         ("rzi", f32::NAN, 0),
     ] {
         let body = format!("cvt.{mode}.s32.f32 %d, %a;");
-        assert_eq!(
-            one32(&body, value.to_bits(), 0, 0) as i32,
-            expected,
-            "{mode} {value}"
-        );
+        assert_eq!(one32(&body, value.to_bits(), 0, 0) as i32, expected, "{mode} {value}");
     }
-    assert_eq!(
-        one32("cvt.rni.f32.f32 %d, %a;", 2.5f32.to_bits(), 0, 0),
-        2f32.to_bits()
-    );
-    assert_eq!(
-        one64("cvt.rzi.s64.f64 %d, %a;", f64::NAN.to_bits(), 0, 0),
-        1 << 63
-    );
+    assert_eq!(one32("cvt.rni.f32.f32 %d, %a;", 2.5f32.to_bits(), 0, 0), 2f32.to_bits());
+    assert_eq!(one64("cvt.rzi.s64.f64 %d, %a;", f64::NAN.to_bits(), 0, 0), 1 << 63);
 }
 
 #[test]
 fn integers_become_floats_with_one_rounding() {
     // 2^24 + 1 is a tie.
-    for (mode, expected) in [
-        ("rn", 16777216.0f32),
-        ("rz", 16777216.0),
-        ("rp", 16777218.0),
-    ] {
+    for (mode, expected) in [("rn", 16777216.0f32), ("rz", 16777216.0), ("rp", 16777218.0)] {
         let body = format!("cvt.{mode}.f32.s32 %d, %a;");
-        assert_eq!(
-            one32(&body, (1 << 24) + 1, 0, 0),
-            expected.to_bits(),
-            "{mode}"
-        );
+        assert_eq!(one32(&body, (1 << 24) + 1, 0, 0), expected.to_bits(), "{mode}");
     }
     // 2^63 + 2^39 + 1: above the tie of float32, which float64 would lose.
     let body = "cvt.rn.f32.u64 %r1, %a; cvt.u64.u32 %d, %r1;";
     let value = (1u64 << 63) + (1 << 39) + 1;
-    assert_eq!(
-        one64(body, value, 0, 0),
-        u64::from((value as f32).to_bits())
-    );
+    assert_eq!(one64(body, value, 0, 0), u64::from((value as f32).to_bits()));
 }
 
 #[test]
@@ -88,16 +56,10 @@ fn every_float16_and_bfloat16_widens_exactly() {
         for (index, bits) in (start..start + 1024).enumerate() {
             let expected = f32::from(f16::from_bits(bits as u16));
             let got = f32::from_bits(half[index]);
-            assert!(
-                got == expected || got.is_nan() && expected.is_nan(),
-                "f16 {bits:#x}"
-            );
+            assert!(got == expected || got.is_nan() && expected.is_nan(), "f16 {bits:#x}");
             let expected = f32::from(bf16::from_bits(bits as u16));
             let got = f32::from_bits(brain[index]);
-            assert!(
-                got == expected || got.is_nan() && expected.is_nan(),
-                "bf16 {bits:#x}"
-            );
+            assert!(got == expected || got.is_nan() && expected.is_nan(), "bf16 {bits:#x}");
         }
     }
 }
@@ -110,11 +72,7 @@ fn e4m3(byte: u32) -> f64 {
         (0, _) => mantissa * 2f64.powi(-9),
         _ => (1.0 + mantissa / 8.0) * 2f64.powi(exponent - 7),
     };
-    if byte & 0x80 != 0 {
-        -magnitude
-    } else {
-        magnitude
-    }
+    if byte & 0x80 != 0 { -magnitude } else { magnitude }
 }
 
 /// The nearest finite e4m3 byte to a value, ties to the even byte, by search.
@@ -131,27 +89,11 @@ fn nearest_e4m3(value: f64) -> u32 {
 #[test]
 fn e4m3_conversion_is_to_nearest_even_and_saturates() {
     let mut values: Vec<f32> = (0..0x7f).map(|byte| e4m3(byte) as f32).collect();
-    let ties: Vec<f32> = values
-        .windows(2)
-        .map(|pair| (pair[0] + pair[1]) / 2.0)
-        .collect();
-    values.extend(
-        ties.iter()
-            .flat_map(|tie| [*tie, tie.next_up(), tie.next_down(), -tie]),
-    );
-    values.extend([
-        448.0,
-        464.0,
-        1e30,
-        f32::INFINITY,
-        f32::NEG_INFINITY,
-        1e-30,
-        -0.0,
-    ]);
-    let inputs: Vec<[u32; 3]> = values
-        .iter()
-        .map(|value| [value.to_bits(), 1f32.to_bits(), 0])
-        .collect();
+    let ties: Vec<f32> = values.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();
+    values.extend(ties.iter().flat_map(|tie| [*tie, tie.next_up(), tie.next_down(), -tie]));
+    values.extend([448.0, 464.0, 1e30, f32::INFINITY, f32::NEG_INFINITY, 1e-30, -0.0]);
+    let inputs: Vec<[u32; 3]> =
+        values.iter().map(|value| [value.to_bits(), 1f32.to_bits(), 0]).collect();
     let body = "cvt.rn.satfinite.e4m3x2.f32 %h1, %a, %b; cvt.u32.u16 %d, %h1;";
     for chunk in inputs.chunks(512) {
         for (out, input) in lanes32(body, chunk).into_iter().zip(chunk) {
@@ -170,10 +112,7 @@ fn e4m3_and_e5m2_widen_to_halves() {
     for (byte, out) in (0..256).zip(lanes32(body, &inputs)) {
         let upper = f64::from(f16::from_bits((out >> 16) as u16));
         assert_eq!(out & 0xffff, 0x3c00);
-        assert!(
-            upper == e4m3(byte) || upper.is_nan() && e4m3(byte).is_nan(),
-            "{byte:#x}"
-        );
+        assert!(upper == e4m3(byte) || upper.is_nan() && e4m3(byte).is_nan(), "{byte:#x}");
     }
     let body = "cvt.u16.u32 %h1, %a; cvt.rn.f16x2.e5m2x2 %d, %h1;";
     assert_eq!(one32(body, 0x3c_7b, 0, 0), 0x3c00_7b00);
@@ -182,20 +121,8 @@ fn e4m3_and_e5m2_widen_to_halves() {
 #[test]
 fn the_first_operand_of_a_pair_goes_up() {
     let (one, two) = (1f32.to_bits(), 2f32.to_bits());
-    assert_eq!(
-        one32("cvt.rn.bf16x2.f32 %d, %a, %b;", one, two, 0),
-        0x3f80_4000
-    );
-    assert_eq!(
-        one32("cvt.rn.f16x2.f32 %d, %a, %b;", one, two, 0),
-        0x3c00_4000
-    );
-    assert_eq!(
-        one32("cvt.rn.relu.bf16x2.f32 %d, %a, %b;", one | 1 << 31, two, 0),
-        0x0000_4000
-    );
-    assert_eq!(
-        one32("cvt.rna.tf32.f32 %d, %a;", 0x3f80_1000, 0, 0),
-        0x3f80_2000
-    );
+    assert_eq!(one32("cvt.rn.bf16x2.f32 %d, %a, %b;", one, two, 0), 0x3f80_4000);
+    assert_eq!(one32("cvt.rn.f16x2.f32 %d, %a, %b;", one, two, 0), 0x3c00_4000);
+    assert_eq!(one32("cvt.rn.relu.bf16x2.f32 %d, %a, %b;", one | 1 << 31, two, 0), 0x0000_4000);
+    assert_eq!(one32("cvt.rna.tf32.f32 %d, %a;", 0x3f80_1000, 0, 0), 0x3f80_2000);
 }

@@ -14,23 +14,14 @@ fn fault(body: &str, threads: u32) -> Fault {
 
 #[test]
 fn an_access_past_the_end_names_the_thread_the_line_and_the_allocation() {
-    let found = fault(
-        "mad.wide.u32 %rd1, %t, 4, %x;\nst.global.u32 [%rd1+4], %t;",
-        32,
-    );
+    let found = fault("mad.wide.u32 %rd1, %t, 4, %x;\nst.global.u32 [%rd1+4], %t;", 32);
     assert_eq!(found.kind, FaultKind::OutOfBounds);
     assert_eq!((found.cta, found.thread), ([0; 3], [31, 0, 0]));
     assert_eq!(found.line, 9);
     assert_eq!(found.instruction, "st.global.u32");
-    assert_eq!(
-        found.nearest.as_deref(),
-        Some("0 bytes past the end of `x` (128 bytes)")
-    );
+    assert_eq!(found.nearest.as_deref(), Some("0 bytes past the end of `x` (128 bytes)"));
     let text = found.to_string();
-    assert!(
-        text.contains("kernel `k`") && text.contains("4 bytes at 0x"),
-        "{text}"
-    );
+    assert!(text.contains("kernel `k`") && text.contains("4 bytes at 0x"), "{text}");
 }
 
 #[test]
@@ -45,10 +36,7 @@ fn every_space_has_its_bounds() {
         "atom.global.add.u32 %r1, [%x+128], 1;",
     ] {
         let kind = fault(body, 1).kind;
-        assert!(
-            matches!(kind, FaultKind::OutOfBounds | FaultKind::Misaligned),
-            "{body}: {kind}"
-        );
+        assert!(matches!(kind, FaultKind::OutOfBounds | FaultKind::Misaligned), "{body}: {kind}");
     }
 }
 
@@ -70,9 +58,7 @@ fn freed_memory_is_told_apart() {
     let x = device.alloc(64, "weights").expect("there is room");
     device.free(x).expect("it was allocated");
     let result = device.launch(&module, "k", &block(1), &[Arg::U64(x), Arg::U64(0)]);
-    let Err(Error::Fault(fault)) = result else {
-        panic!("{result:?}")
-    };
+    let Err(Error::Fault(fault)) = result else { panic!("{result:?}") };
     assert_eq!(fault.kind, FaultKind::UseAfterFree);
     assert!(fault.nearest.is_some_and(|text| text.contains("`weights`")));
     assert!(matches!(device.free(x), Err(Error::Memory(_))));
@@ -96,10 +82,7 @@ fn misuse_of_warp_instructions_and_barriers_is_found() {
         "mov.u32 %r1, 17; bar.sync %r1;",
         "bar.sync 1, 33;",
     ] {
-        assert!(
-            matches!(fault(body, 64).kind, FaultKind::Misuse(_)),
-            "{body}"
-        );
+        assert!(matches!(fault(body, 64).kind, FaultKind::Misuse(_)), "{body}");
     }
 }
 
@@ -113,19 +96,14 @@ fn deadlock(body: &str, threads: u32) -> String {
 #[test]
 fn a_deadlock_says_who_waits_where() {
     let waits = deadlock("setp.lt.u32 %p1, %t, 32; @%p1 bar.sync 2, 96;", 64);
-    assert!(
-        waits.contains("warp 0") && waits.contains("barrier 2"),
-        "{waits}"
-    );
+    assert!(waits.contains("warp 0") && waits.contains("barrier 2"), "{waits}");
     assert!(waits.contains("32 of 96 threads"), "{waits}");
 }
 
 #[test]
 fn a_loop_that_changes_nothing_is_a_deadlock() {
-    let waits = deadlock(
-        "L: ld.volatile.global.u32 %r1, [%y]; setp.eq.u32 %p1, %r1, 0; @%p1 bra L;",
-        32,
-    );
+    let waits =
+        deadlock("L: ld.volatile.global.u32 %r1, [%y]; setp.eq.u32 %p1, %r1, 0; @%p1 bra L;", 32);
     assert!(waits.contains("loop"), "{waits}");
 }
 
@@ -150,21 +128,11 @@ fn launches_that_do_not_fit_are_refused() {
     assert!(refused("k", block(64), &[Arg::U32(0), Arg::U32(1)]).contains("4 bytes"));
     assert!(refused("k", block(32), &two).contains("requires [64, 1, 1]"));
     assert!(refused("wide", block(1025), &[]).contains("1025 threads"));
-    let config = LaunchConfig {
-        grid: [0, 1, 1],
-        ..block(1)
-    };
+    let config = LaunchConfig { grid: [0, 1, 1], ..block(1) };
     assert!(refused("wide", config, &[]).contains("none may be 0"));
-    let config = LaunchConfig {
-        dynamic_shared_bytes: 300_000,
-        ..block(1)
-    };
+    let config = LaunchConfig { dynamic_shared_bytes: 300_000, ..block(1) };
     assert!(refused("wide", config, &[]).contains("300000"));
-    let config = LaunchConfig {
-        grid: [1 << 20, 1, 1],
-        cooperative: true,
-        ..block(1024)
-    };
+    let config = LaunchConfig { grid: [1 << 20, 1, 1], cooperative: true, ..block(1024) };
     assert!(refused("wide", config, &[]).contains("fit at once"));
 }
 
@@ -194,11 +162,7 @@ fn what_is_not_known_is_refused_with_name_and_line() {
         ("tex.1d.v4.f32.s32 {%r1,%r2,%r3,%r4}, [x, {%r5}];", "tex.1d"),
     ] {
         match module(&kernel(body)) {
-            Err(Error::Unsupported {
-                line,
-                instruction,
-                message,
-            }) => {
+            Err(Error::Unsupported { line, instruction, message }) => {
                 assert_eq!(line, 8);
                 assert!(
                     format!("{instruction} {message}").contains(word),
@@ -241,8 +205,6 @@ fn endless_recursion_ends_at_a_limit() {
         kernel("call.uni f, ();")
     );
     let result = run(&text, &block(32), &[0; 4], &[0; 4]);
-    let Err(Error::Fault(fault)) = result else {
-        panic!("{result:?}")
-    };
+    let Err(Error::Fault(fault)) = result else { panic!("{result:?}") };
     assert!(matches!(fault.kind, FaultKind::Limit(_)), "{fault}");
 }

@@ -43,12 +43,7 @@ fn products_and_quotients_round_in_each_mode() {
 #[test]
 fn fused_multiply_add_rounds_once() {
     let a = 1.0 + f32::EPSILON;
-    let out = one32(
-        "fma.rn.f32 %d, %a, %b, %c;",
-        f(a),
-        f(a),
-        f(-(1.0 + 2.0 * f32::EPSILON)),
-    );
+    let out = one32("fma.rn.f32 %d, %a, %b, %c;", f(a), f(a), f(-(1.0 + 2.0 * f32::EPSILON)));
     assert_eq!(f32::from_bits(out), f32::EPSILON * f32::EPSILON);
     let wide = 1.0 + f64::EPSILON;
     let out = one64(
@@ -63,17 +58,9 @@ fn fused_multiply_add_rounds_once() {
 #[test]
 fn double_sums_round_in_each_mode() {
     let tiny = 2f64.powi(-60);
-    for (mode, expected) in [
-        ("rn", 1.0),
-        ("rz", 1.0),
-        ("rm", 1.0),
-        ("rp", 1.0f64.next_up()),
-    ] {
+    for (mode, expected) in [("rn", 1.0), ("rz", 1.0), ("rm", 1.0), ("rp", 1.0f64.next_up())] {
         let body = format!("add.{mode}.f64 %d, %a, %b;");
-        assert_eq!(
-            f64::from_bits(one64(&body, 1f64.to_bits(), tiny.to_bits(), 0)),
-            expected
-        );
+        assert_eq!(f64::from_bits(one64(&body, 1f64.to_bits(), tiny.to_bits(), 0)), expected);
     }
     let body = "fma.rz.f64 %d, %a, %b, %c;";
     let out = one64(body, 1f64.to_bits(), 1f64.to_bits(), (-tiny).to_bits());
@@ -92,10 +79,7 @@ fn flushing_takes_subnormals_away() {
 fn saturation_and_nan_follow_the_manual() {
     assert_eq!(binary("add.sat.f32", 0.75, 0.5), 1.0);
     assert_eq!(f(binary("add.sat.f32", f32::NAN, 0.5)), 0);
-    assert_eq!(
-        f(binary("add.f32", f32::INFINITY, f32::NEG_INFINITY)),
-        0x7fff_ffff
-    );
+    assert_eq!(f(binary("add.f32", f32::INFINITY, f32::NEG_INFINITY)), 0x7fff_ffff);
     assert_eq!(binary("min.f32", f32::NAN, 2.0), 2.0);
     assert_eq!(f(binary("max.NaN.f32", f32::NAN, 2.0)), 0x7fff_ffff);
     assert_eq!(f(binary("min.f32", 0.0, -0.0)), f(-0.0));
@@ -137,16 +121,9 @@ fn approximate_functions_are_rounded_correctly() {
     ];
     for (op, exact) in functions {
         let outs = lanes32(&format!("{op} %d, %a;"), &inputs);
-        for (out, &a) in outs
-            .into_iter()
-            .zip(&arguments)
-            .filter(|(_, a)| **a < 120.0)
-        {
+        for (out, &a) in outs.into_iter().zip(&arguments).filter(|(_, a)| **a < 120.0) {
             let (out, exact) = (f32::from_bits(out), exact(f64::from(a)));
-            assert!(
-                ulps(out, exact) <= 0.5001,
-                "{op}({a}) = {out}, exactly {exact}"
-            );
+            assert!(ulps(out, exact) <= 0.5001, "{op}({a}) = {out}, exactly {exact}");
         }
     }
 }
@@ -169,12 +146,7 @@ fn powers_of_two_are_exact_to_the_ends() {
 fn halves_round_once() {
     // 1 + 2^-11 is a tie in float16 and goes to even.
     assert_eq!(
-        one32(
-            "cvt.rn.f16.f32 %h1, %a; cvt.u32.u16 %d, %h1;",
-            f(1.0 + 2f32.powi(-11)),
-            0,
-            0
-        ),
+        one32("cvt.rn.f16.f32 %h1, %a; cvt.u32.u16 %d, %h1;", f(1.0 + 2f32.powi(-11)), 0, 0),
         0x3c00
     );
     // fma: 1 * 1 + 2^-11 + something tiny is above the tie; two roundings would lose it.
@@ -183,25 +155,11 @@ fn halves_round_once() {
     // (1 + 2^-10) * 2^-11 = 2^-11 + 2^-21, plus 1: just above the tie between 1 and 1 + 2^-10.
     assert_eq!(one32(body, 0x3c01, 0x1000, 0x3c00), 0x3c01);
     // Packed bfloat16: 1 + 1 and 2 * 3.
+    assert_eq!(one32("add.rn.bf16x2 %d, %a, %b;", 0x3f80_4000, 0x3f80_4040, 0), 0x4000_40a0);
+    assert_eq!(one32("mul.rn.f16x2 %d, %a, %b;", 0x4000_4200, 0x4200_3c00, 0), 0x4600_4200);
+    assert_eq!(one32("max.NaN.bf16x2 %d, %a, %b;", 0x7fc0_3f80, 0x3f80_4000, 0), 0x7fff_4000);
     assert_eq!(
-        one32("add.rn.bf16x2 %d, %a, %b;", 0x3f80_4000, 0x3f80_4040, 0),
-        0x4000_40a0
-    );
-    assert_eq!(
-        one32("mul.rn.f16x2 %d, %a, %b;", 0x4000_4200, 0x4200_3c00, 0),
-        0x4600_4200
-    );
-    assert_eq!(
-        one32("max.NaN.bf16x2 %d, %a, %b;", 0x7fc0_3f80, 0x3f80_4000, 0),
-        0x7fff_4000
-    );
-    assert_eq!(
-        one32(
-            "fma.rn.relu.f16x2 %d, %a, %b, %c;",
-            0x3c00_bc00,
-            0x3c00_3c00,
-            0
-        ),
+        one32("fma.rn.relu.f16x2 %d, %a, %b, %c;", 0x3c00_bc00, 0x3c00_3c00, 0),
         0x3c00_0000
     );
 }

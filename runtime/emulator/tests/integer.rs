@@ -5,49 +5,26 @@ mod machine;
 use machine::{lanes32, lanes64, one32, one64};
 
 /// Values where carries, signs and shifts go wrong.
-const EDGES: [u32; 10] = [
-    0,
-    1,
-    2,
-    31,
-    32,
-    0x7fff_ffff,
-    0x8000_0000,
-    0xffff_ffff,
-    0x1234_5678,
-    0xdead_beef,
-];
+const EDGES: [u32; 10] =
+    [0, 1, 2, 31, 32, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x1234_5678, 0xdead_beef];
 
 fn pairs() -> Vec<[u32; 3]> {
-    EDGES
-        .iter()
-        .flat_map(|&a| EDGES.map(|b| [a, b, a ^ b.rotate_left(7)]))
-        .collect()
+    EDGES.iter().flat_map(|&a| EDGES.map(|b| [a, b, a ^ b.rotate_left(7)])).collect()
 }
 
 fn check32(body: &str, expected: impl Fn(u32, u32, u32) -> u32) {
     let inputs = pairs();
     for (out, [a, b, c]) in lanes32(body, &inputs).into_iter().zip(&inputs) {
-        assert_eq!(
-            out,
-            expected(*a, *b, *c),
-            "{body} on {a:#x}, {b:#x}, {c:#x}"
-        );
+        assert_eq!(out, expected(*a, *b, *c), "{body} on {a:#x}, {b:#x}, {c:#x}");
     }
 }
 
 fn check64(body: &str, expected: impl Fn(u64, u64, u64) -> u64) {
     let wide = |a: u32, b: u32| u64::from(a) << 32 | u64::from(b);
-    let inputs: Vec<[u64; 3]> = pairs()
-        .iter()
-        .map(|&[a, b, c]| [wide(a, b), wide(b, c), wide(c, a)])
-        .collect();
+    let inputs: Vec<[u64; 3]> =
+        pairs().iter().map(|&[a, b, c]| [wide(a, b), wide(b, c), wide(c, a)]).collect();
     for (out, [a, b, c]) in lanes64(body, &inputs).into_iter().zip(&inputs) {
-        assert_eq!(
-            out,
-            expected(*a, *b, *c),
-            "{body} on {a:#x}, {b:#x}, {c:#x}"
-        );
+        assert_eq!(out, expected(*a, *b, *c), "{body} on {a:#x}, {b:#x}, {c:#x}");
     }
 }
 
@@ -56,19 +33,13 @@ fn sums_and_products_wrap() {
     check32("add.u32 %d, %a, %b;", |a, b, _| a.wrapping_add(b));
     check32("sub.s32 %d, %a, %b;", |a, b, _| a.wrapping_sub(b));
     check32("mul.lo.u32 %d, %a, %b;", |a, b, _| a.wrapping_mul(b));
-    check32("mad.lo.s32 %d, %a, %b, %c;", |a, b, c| {
-        a.wrapping_mul(b).wrapping_add(c)
-    });
-    check64("mad.lo.u64 %d, %a, %b, %c;", |a, b, c| {
-        a.wrapping_mul(b).wrapping_add(c)
-    });
+    check32("mad.lo.s32 %d, %a, %b, %c;", |a, b, c| a.wrapping_mul(b).wrapping_add(c));
+    check64("mad.lo.u64 %d, %a, %b, %c;", |a, b, c| a.wrapping_mul(b).wrapping_add(c));
 }
 
 #[test]
 fn high_halves_of_products_keep_the_sign() {
-    check32("mul.hi.u32 %d, %a, %b;", |a, b, _| {
-        (u64::from(a) * u64::from(b) >> 32) as u32
-    });
+    check32("mul.hi.u32 %d, %a, %b;", |a, b, _| (u64::from(a) * u64::from(b) >> 32) as u32);
     check32("mul.hi.s32 %d, %a, %b;", |a, b, _| {
         (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32
     });
@@ -87,50 +58,31 @@ fn wide_products_have_twice_the_bits() {
 
 #[test]
 fn saturation_stops_at_the_ends() {
-    check32("add.sat.s32 %d, %a, %b;", |a, b, _| {
-        (a as i32).saturating_add(b as i32) as u32
-    });
-    check32("sub.sat.s32 %d, %a, %b;", |a, b, _| {
-        (a as i32).saturating_sub(b as i32) as u32
-    });
+    check32("add.sat.s32 %d, %a, %b;", |a, b, _| (a as i32).saturating_add(b as i32) as u32);
+    check32("sub.sat.s32 %d, %a, %b;", |a, b, _| (a as i32).saturating_sub(b as i32) as u32);
 }
 
 #[test]
 fn quotients_truncate_and_division_by_zero_is_harmless() {
     check32("div.s32 %d, %a, %b;", |a, b, _| {
-        if b == 0 {
-            u32::MAX
-        } else {
-            (a as i32).wrapping_div(b as i32) as u32
-        }
+        if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 }
     });
-    check32(
-        "rem.u32 %d, %a, %b;",
-        |a, b, _| if b == 0 { a } else { a % b },
-    );
+    check32("rem.u32 %d, %a, %b;", |a, b, _| if b == 0 { a } else { a % b });
 }
 
 #[test]
 fn order_respects_the_sign() {
-    check32("min.s32 %d, %a, %b;", |a, b, _| {
-        (a as i32).min(b as i32) as u32
-    });
+    check32("min.s32 %d, %a, %b;", |a, b, _| (a as i32).min(b as i32) as u32);
     check32("max.u32 %d, %a, %b;", |a, b, _| a.max(b));
-    check32("abs.s32 %d, %a;", |a, _, _| {
-        (a as i32).wrapping_abs() as u32
-    });
-    check32("sad.s32 %d, %a, %b, %c;", |a, b, c| {
-        c.wrapping_add((a as i32).abs_diff(b as i32))
-    });
+    check32("abs.s32 %d, %a;", |a, _, _| (a as i32).wrapping_abs() as u32);
+    check32("sad.s32 %d, %a, %b, %c;", |a, b, c| c.wrapping_add((a as i32).abs_diff(b as i32)));
 }
 
 #[test]
 fn narrow_types_use_their_own_width() {
     let body = "cvt.u16.u32 %h1, %a; cvt.u16.u32 %h2, %b;\n\
                 mul.wide.s16 %d, %h1, %h2;";
-    check32(body, |a, b, _| {
-        (i32::from(a as i16) * i32::from(b as i16)) as u32
-    });
+    check32(body, |a, b, _| (i32::from(a as i16) * i32::from(b as i16)) as u32);
     let body = "cvt.u16.u32 %h1, %a; cvt.u16.u32 %h2, %b;\n\
                 add.s16 %h3, %h1, %h2; cvt.u32.u16 %d, %h3;";
     check32(body, |a, b, _| u32::from((a as u16).wrapping_add(b as u16)));
@@ -140,34 +92,22 @@ fn narrow_types_use_their_own_width() {
 
 #[test]
 fn shifts_clamp_at_the_width() {
-    check32("shl.b32 %d, %a, %b;", |a, b, _| {
-        a.checked_shl(b).unwrap_or(0)
-    });
-    check32("shr.u32 %d, %a, %b;", |a, b, _| {
-        a.checked_shr(b).unwrap_or(0)
-    });
-    check32("shr.s32 %d, %a, %b;", |a, b, _| {
-        ((a as i32) >> b.min(31)) as u32
-    });
+    check32("shl.b32 %d, %a, %b;", |a, b, _| a.checked_shl(b).unwrap_or(0));
+    check32("shr.u32 %d, %a, %b;", |a, b, _| a.checked_shr(b).unwrap_or(0));
+    check32("shr.s32 %d, %a, %b;", |a, b, _| ((a as i32) >> b.min(31)) as u32);
 }
 
 #[test]
 fn funnel_shifts_take_the_pair() {
     let pair = |a: u32, b: u32| u64::from(b) << 32 | u64::from(a);
-    check32("shf.l.wrap.b32 %d, %a, %b, %c;", |a, b, c| {
-        (pair(a, b) << (c & 31) >> 32) as u32
-    });
-    check32("shf.r.clamp.b32 %d, %a, %b, %c;", |a, b, c| {
-        (pair(a, b) >> c.min(32)) as u32
-    });
+    check32("shf.l.wrap.b32 %d, %a, %b, %c;", |a, b, c| (pair(a, b) << (c & 31) >> 32) as u32);
+    check32("shf.r.clamp.b32 %d, %a, %b, %c;", |a, b, c| (pair(a, b) >> c.min(32)) as u32);
 }
 
 #[test]
 fn logic_follows_its_table() {
     check32("lop3.b32 %d, %a, %b, %c, 0x96;", |a, b, c| a ^ b ^ c);
-    check32("lop3.b32 %d, %a, %b, %c, 0xca;", |a, b, c| {
-        (a & b) | (!a & c)
-    });
+    check32("lop3.b32 %d, %a, %b, %c, 0xca;", |a, b, c| (a & b) | (!a & c));
     check32("not.b32 %d, %a;", |a, _, _| !a);
     check32("cnot.b32 %d, %a;", |a, _, _| u32::from(a == 0));
 }
@@ -175,16 +115,10 @@ fn logic_follows_its_table() {
 #[test]
 fn bit_fields_are_cut_and_put() {
     check32("bfe.u32 %d, %a, 4, 8;", |a, _, _| a >> 4 & 0xff);
-    check32("bfe.s32 %d, %a, 4, 8;", |a, _, _| {
-        (((a >> 4) as i8) as i32) as u32
-    });
-    check32("bfe.s32 %d, %a, 28, 16;", |a, _, _| {
-        ((a as i32) >> 28) as u32
-    });
+    check32("bfe.s32 %d, %a, 4, 8;", |a, _, _| (((a >> 4) as i8) as i32) as u32);
+    check32("bfe.s32 %d, %a, 28, 16;", |a, _, _| ((a as i32) >> 28) as u32);
     check32("bfe.s32 %d, %a, 3, 0;", |_, _, _| 0);
-    check32("bfi.b32 %d, %a, %b, 8, 12;", |a, b, _| {
-        b & !0xfff00 | a << 8 & 0xfff00
-    });
+    check32("bfi.b32 %d, %a, %b, 8, 12;", |a, b, _| b & !0xfff00 | a << 8 & 0xfff00);
     check32("bfi.b32 %d, %a, %b, 40, 12;", |_, b, _| b);
 }
 
@@ -193,9 +127,7 @@ fn counting_and_finding() {
     check32("popc.b32 %d, %a;", |a, _, _| a.count_ones());
     check32("clz.b32 %d, %a;", |a, _, _| a.leading_zeros());
     check32("brev.b32 %d, %a;", |a, _, _| a.reverse_bits());
-    check32("bfind.u32 %d, %a;", |a, _, _| {
-        a.checked_ilog2().unwrap_or(u32::MAX)
-    });
+    check32("bfind.u32 %d, %a;", |a, _, _| a.checked_ilog2().unwrap_or(u32::MAX));
     check32("bfind.s32 %d, %a;", |a, _, _| {
         let a = if (a as i32) < 0 { !a } else { a };
         a.checked_ilog2().unwrap_or(u32::MAX)
@@ -204,44 +136,18 @@ fn counting_and_finding() {
 
 #[test]
 fn bytes_are_permuted() {
-    assert_eq!(
-        one32("prmt.b32 %d, %a, %b, %c;", 0x3322_1100, 0x7766_5544, 0x7410),
-        0x7744_1100
-    );
+    assert_eq!(one32("prmt.b32 %d, %a, %b, %c;", 0x3322_1100, 0x7766_5544, 0x7410), 0x7744_1100);
     // Bit 3 of a selector replicates the byte's sign.
-    assert_eq!(
-        one32("prmt.b32 %d, %a, %b, %c;", 0x0000_80ff, 0, 0x1198),
-        0x8080_ffff
-    );
-    assert_eq!(
-        one32("prmt.b32.f4e %d, %a, %b, %c;", 0x3322_1100, 0x7766_5544, 1),
-        0x4433_2211
-    );
-    assert_eq!(
-        one32("prmt.b32.rc8 %d, %a, %b, %c;", 0x3322_1100, 0, 2),
-        0x2222_2222
-    );
+    assert_eq!(one32("prmt.b32 %d, %a, %b, %c;", 0x0000_80ff, 0, 0x1198), 0x8080_ffff);
+    assert_eq!(one32("prmt.b32.f4e %d, %a, %b, %c;", 0x3322_1100, 0x7766_5544, 1), 0x4433_2211);
+    assert_eq!(one32("prmt.b32.rc8 %d, %a, %b, %c;", 0x3322_1100, 0, 2), 0x2222_2222);
 }
 
 #[test]
 fn dot_products_of_bytes_add_up() {
-    assert_eq!(
-        one32("dp4a.s32.s32 %d, %a, %b, %c;", 0xff02_0304, 0x0101_01ff, 10),
-        10
-    );
-    assert_eq!(
-        one32("dp4a.u32.u32 %d, %a, %b, %c;", 0xff02_0304, 0x0101_01ff, 0),
-        1280
-    );
-    assert_eq!(
-        one32(
-            "dp2a.lo.u32.u32 %d, %a, %b, %c;",
-            0x0002_0003,
-            0x0005_0706,
-            1
-        ),
-        33
-    );
+    assert_eq!(one32("dp4a.s32.s32 %d, %a, %b, %c;", 0xff02_0304, 0x0101_01ff, 10), 10);
+    assert_eq!(one32("dp4a.u32.u32 %d, %a, %b, %c;", 0xff02_0304, 0x0101_01ff, 0), 1280);
+    assert_eq!(one32("dp2a.lo.u32.u32 %d, %a, %b, %c;", 0x0002_0003, 0x0005_0706, 1), 33);
 }
 
 #[test]
@@ -275,11 +181,12 @@ fn selections_and_comparisons() {
         let with = !(b < c);
         u32::from(a == b && with) | u32::from(a != b && with) << 1
     });
-    check32("set.ge.u32.s32 %d, %a, %b;", |a, b, _| {
-        if a as i32 >= b as i32 { u32::MAX } else { 0 }
-    });
-    check32("slct.u32.s32 %d, %a, %b, %c;", |a, b, c| {
-        if c as i32 >= 0 { a } else { b }
-    });
+    check32(
+        "set.ge.u32.s32 %d, %a, %b;",
+        |a, b, _| {
+            if a as i32 >= b as i32 { u32::MAX } else { 0 }
+        },
+    );
+    check32("slct.u32.s32 %d, %a, %b, %c;", |a, b, c| if c as i32 >= 0 { a } else { b });
     assert_eq!(one64("selp.b64 %d, %a, %b, 1;", 7, 9, 0), 7);
 }

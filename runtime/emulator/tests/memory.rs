@@ -67,11 +67,7 @@ fn shared_memory_is_the_ctas_own_and_starts_at_zero() {
              mad.wide.u32 %rd3, %r10, 4, %y; st.global.u32 [%rd3], %r7;",
         )
     );
-    let config = LaunchConfig {
-        grid: [2, 1, 1],
-        dynamic_shared_bytes: 128,
-        ..block(32)
-    };
+    let config = LaunchConfig { grid: [2, 1, 1], dynamic_shared_bytes: 128, ..block(32) };
     let out = run(&text, &config, &[0; 4], &[0; 256]).expect("it runs");
     let expected: Vec<u32> = (0..64).map(|index| 100 + (index % 32 ^ 1)).collect();
     assert_eq!(words(&out), expected);
@@ -160,11 +156,7 @@ fn asynchronous_copies_fill_with_zeros() {
     let out = words(&run(&text, &block(32), &bytes(&x), &[0xff; 512]).expect("it runs"));
     for lane in 0..32 {
         let first = 4 * lane as u32 + 1;
-        let rest = if lane < 8 {
-            [first + 1, first + 2, first + 3]
-        } else {
-            [0; 3]
-        };
+        let rest = if lane < 8 { [first + 1, first + 2, first + 3] } else { [0; 3] };
         assert_eq!(out[4 * lane], first);
         assert_eq!(out[4 * lane + 1..4 * lane + 4], rest, "lane {lane}");
     }

@@ -1,8 +1,9 @@
 //! One body: scopes, registers and labels; then each instruction by its family.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::flow_graph;
+use super::lifetime::{Lifetimes, in_range};
 use super::module::{Names, Symbol, lay_out};
 use super::words::Words;
 use crate::error::Error;
@@ -50,8 +51,9 @@ pub(crate) enum Place {
 
 #[derive(Debug, Default)]
 struct Scope<'a> {
-    registers: BTreeMap<&'a str, (Type, Option<Reg>)>,
-    ranges: BTreeMap<&'a str, (u64, Type)>,
+    number: u32,
+    registers: HashMap<&'a str, (Type, Option<Reg>)>,
+    ranges: HashMap<&'a str, (u64, Type)>,
     labels: BTreeMap<&'a str, u32>,
     places: BTreeMap<&'a str, Place>,
     targets: BTreeMap<&'a str, Vec<&'a str>>,
@@ -66,6 +68,13 @@ pub(crate) struct Decoder<'a, 'n> {
     label_at: Vec<u32>,
     frame_bytes: u32,
     free_preds: Vec<Reg>,
+    lifetimes: Lifetimes<'a>,
+    /// Rows to use again, by their number of rows.
+    free_rows: BTreeMap<u32, Vec<Reg>>,
+    /// Rows that become free after an instruction: which one, how many rows, where.
+    expiring: BTreeMap<u32, Vec<(u32, Reg)>>,
+    next_scope: u32,
+    instruction: u32,
     consts: BTreeMap<Const, Reg>,
     pub(crate) lists: Vec<Reg>,
     pub(crate) calls: Vec<Call>,
@@ -93,6 +102,11 @@ pub(crate) fn decode_function<'a>(
         label_at: Vec::new(),
         frame_bytes: 128,
         free_preds: Vec::new(),
+        lifetimes: source.body.as_deref().map(Lifetimes::of).unwrap_or_default(),
+        free_rows: BTreeMap::new(),
+        expiring: BTreeMap::new(),
+        next_scope: 1,
+        instruction: 0,
         consts: BTreeMap::new(),
         lists: Vec::new(),
         calls: Vec::new(),
@@ -206,7 +220,9 @@ impl<'a> Decoder<'a, '_> {
             }
             Statement::Targets(..) => {}
             Statement::Block(inner) => {
-                self.scopes.push(Scope::default());
+                let number = self.next_scope;
+                self.next_scope += 1;
+                self.scopes.push(Scope { number, ..Scope::default() });
                 self.block(inner)?;
                 self.scopes.pop();
             }
@@ -264,6 +280,10 @@ impl<'a> Decoder<'a, '_> {
             self.guard = (reg.0, if negated { u32::MAX } else { 0 });
         }
         isa::decode(self, &mut words, instruction)?;
+        for (rows, reg) in self.expiring.remove(&self.instruction).unwrap_or_default() {
+            self.free_rows.entry(rows).or_default().push(reg);
+        }
+        self.instruction += 1;
         words.finish()
     }
 
@@ -310,6 +330,26 @@ impl<'a> Decoder<'a, '_> {
             return self.free_preds.pop().ok_or_else(|| words.wrong("no predicate is left"));
         }
         self.rows(ty.bytes().div_ceil(4), words)
+    }
+
+    /// Room for a register of the text: a row that is free again if the register lives shortly.
+    fn allot_named(
+        &mut self,
+        key: (u32, &'a str),
+        ty: Type,
+        words: &Words<'_>,
+    ) -> Result<Reg, Error> {
+        let Some(end) = self.lifetimes.end(key) else {
+            return self.allot(ty, words);
+        };
+        let rows = ty.bytes().div_ceil(4);
+        let free = self.free_rows.get_mut(&rows).and_then(Vec::pop);
+        let reg = match free {
+            Some(reg) => reg,
+            None => self.rows(rows, words)?,
+        };
+        self.expiring.entry(end).or_default().push((rows, reg));
+        Ok(reg)
     }
 
     fn rows(&mut self, count: u32, words: &Words<'_>) -> Result<Reg, Error> {
@@ -361,12 +401,12 @@ impl<'a> Decoder<'a, '_> {
         for index in (0..self.scopes.len()).rev() {
             let found = match self.scopes[index].registers.get(name) {
                 Some(&found) => Some(found),
-                None => self.scopes[index].in_range(name).map(|ty| (ty, None)),
+                None => in_range(&self.scopes[index].ranges, name).map(|ty| (ty, None)),
             };
             if let Some((ty, reg)) = found {
                 let reg = match reg {
                     Some(reg) => reg,
-                    None => self.allot(ty, words)?,
+                    None => self.allot_named((self.scopes[index].number, name), ty, words)?,
                 };
                 self.scopes[index].registers.insert(name, (ty, Some(reg)));
                 return Ok(Some((reg, ty)));
@@ -423,20 +463,5 @@ impl<'a> Decoder<'a, '_> {
             return Err(words.wrong(format!("there is no list of branch targets `{name}`")));
         };
         labels.iter().map(|label| self.label_named(label, words)).collect()
-    }
-}
-
-impl Scope<'_> {
-    fn in_range(&self, name: &str) -> Option<Type> {
-        let prefix = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
-        // A prefix may itself end in digits: try every way to cut the name.
-        for cut in prefix.len()..name.len() {
-            if let Some(&(count, ty)) = self.ranges.get(&name[..cut])
-                && name[cut..].parse::<u64>().is_ok_and(|index| index < count)
-            {
-                return Some(ty);
-            }
-        }
-        None
     }
 }

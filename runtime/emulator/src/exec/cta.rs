@@ -146,7 +146,7 @@ impl Cta {
                             barrier.arrived
                         )
                     }
-                    Wait::Warp { required, .. } => format!(
+                    Wait::Warp { required, .. } | Wait::Meeting { required, .. } => format!(
                         "waits for the lanes 0x{:08x} of its warp to execute the same instruction",
                         required & warp.live & !split.mask
                     ),

@@ -208,11 +208,7 @@ unsafe fn compare_body<A: Lane, F: Compare<A>>(cx: &mut Cx<'_>, inst: &Inst) -> 
     unsafe {
         let (a, b) = (&*A::Cell::row(cx, inst.a), &*A::Cell::row(cx, inst.b));
         for lane in 0..32 {
-            parts[lane] = if op(A::get(a[lane]), A::get(b[lane])) {
-                1 << lane
-            } else {
-                0
-            };
+            parts[lane] = if op(A::get(a[lane]), A::get(b[lane])) { 1 << lane } else { 0 };
         }
         let mut bits = 0;
         for part in parts {
@@ -263,11 +259,7 @@ unsafe fn select_body<A: Lane, F: Op1Same<A>>(cx: &mut Cx<'_>, inst: &Inst) -> F
         let (a, b) = (&*A::Cell::row(cx, inst.a), &*A::Cell::row(cx, inst.b));
         let choice = *cx.pred(inst.c) ^ inst.aux;
         for lane in 0..32 {
-            out[lane] = if choice >> lane & 1 != 0 {
-                a[lane]
-            } else {
-                b[lane]
-            };
+            out[lane] = if choice >> lane & 1 != 0 { a[lane] } else { b[lane] };
         }
         blend(A::Cell::row(cx, inst.d), &out, cx.mask);
     }

@@ -27,6 +27,8 @@ pub(crate) enum Wait {
     Barrier { id: u8, generation: u32 },
     /// The lanes of `required`, at the same instruction; `mask` are those that execute it here.
     Warp { required: u32, mask: u32 },
+    /// The lanes of `required`, at any `bar.warp.sync` with the same member mask.
+    Meeting { required: u32, mask: u32 },
 }
 
 /// Lanes that execute together.
@@ -122,6 +124,15 @@ impl Warp {
             }
         }
         found
+    }
+
+    /// Lanes that wait at a `bar.warp.sync` with this member mask.
+    pub(crate) fn met(&self, members: u32) -> u32 {
+        let waiting = self.splits.iter().map(|split| match split.wait {
+            Wait::Meeting { required, mask } if required == members => mask,
+            _ => 0,
+        });
+        waiting.fold(0, |all, mask| all | mask)
     }
 
     /// Takes `mask` out of the joins from `join` up to, without, `end`.
@@ -355,6 +366,28 @@ impl Cx<'_> {
         self.warp.joins[join as usize].arrived |= leaving;
         self.warp.complete(join);
         Flow::Switch
+    }
+
+    /// Waits until the lanes of `required` that still live execute some `bar.warp.sync` of this
+    /// member mask, not necessarily this one (PTX ISA 9.7.13.2).
+    pub(crate) fn meet(&mut self, required: u32) -> Gathered {
+        let mask = self.mask;
+        let here = mask | self.warp.met(required);
+        let needed = required & self.warp.live;
+        if here & needed != needed {
+            self.wait_as(mask, Wait::Meeting { required, mask });
+            return Gathered::Missing;
+        }
+        let current = self.warp.current;
+        for (index, other) in self.warp.splits.iter_mut().enumerate() {
+            if matches!(other.wait, Wait::Meeting { required: same, .. } if same == required) {
+                other.wait = Wait::Ready;
+                other.pc += u32::from(index != current);
+            }
+        }
+        let frame = self.split().frame;
+        self.warp.merge(frame);
+        Gathered::All
     }
 
     /// Waits until the lanes of `required` that still live execute this very instruction; then

@@ -99,6 +99,7 @@ impl Warp {
         match split.wait {
             Wait::Ready => true,
             Wait::Barrier { id, generation } => cta.barriers[id as usize].generation != generation,
+            Wait::Meeting { required, .. } => required & self.live & !self.met(required) == 0,
             Wait::Warp { required, .. } => {
                 let mut here = 0;
                 for other in &self.splits {

@@ -104,7 +104,9 @@ fn format_text(cx: &mut Cx<'_>, lane: u32, format: &str, mut args: u64) -> Strin
                 break;
             }
         }
-        let Some(kind) = spec.chars().last() else { break };
+        let Some(kind) = spec.chars().last() else {
+            break;
+        };
         if kind == '%' {
             out.push('%');
             continue;

@@ -23,10 +23,7 @@ pub(crate) fn decode<'a>(
         words.types();
         let [d] = operands(instruction, words)?;
         let d = cx.dst(d, Type::B32, words)?;
-        cx.emit(Inst {
-            d,
-            ..Decoder::blank(activemask)
-        });
+        cx.emit(Inst { d, ..Decoder::blank(activemask) });
         return Ok(());
     }
     if !words.take("sync") {
@@ -46,12 +43,7 @@ pub(crate) fn decode<'a>(
                 _ => return Err(words.wrong("the destination is `lane|predicate`")),
             };
             let c = cx.src(mask, Type::B32, words)?;
-            cx.emit(Inst {
-                d,
-                b: p,
-                c,
-                ..Decoder::blank(elect)
-            });
+            cx.emit(Inst { d, b: p, c, ..Decoder::blank(elect) });
             Ok(())
         }
     }
@@ -66,15 +58,12 @@ pub(super) fn decode_warp_barrier<'a>(
     words.take("sync");
     let [mask] = operands(instruction, words)?;
     let c = cx.src(mask, Type::B32, words)?;
-    cx.emit(Inst {
-        c,
-        ..Decoder::blank(warp_barrier)
-    });
+    cx.emit(Inst { c, ..Decoder::blank(warp_barrier) });
     Ok(())
 }
 
-/// Waits for the lanes of the member mask in `c`. True once all are here: `cx.mask` has them.
-unsafe fn members(cx: &mut Cx<'_>, inst: &Inst) -> Result<u32, Flow> {
+/// The member mask in `c`, the same for all lanes that execute this; else what to do.
+unsafe fn member_mask(cx: &mut Cx<'_>, inst: &Inst) -> Result<u32, Flow> {
     // SAFETY: an operand of this frame.
     let row = unsafe { cx.row32(inst.c) };
     let mask = row[cx.mask.trailing_zeros() as usize];
@@ -93,6 +82,13 @@ unsafe fn members(cx: &mut Cx<'_>, inst: &Inst) -> Result<u32, Flow> {
         let group = cx.mask & mask;
         return Err(cx.split_off(group));
     }
+    Ok(mask)
+}
+
+/// Waits for the lanes of the member mask in `c`. Once all are here, `cx.mask` has them.
+unsafe fn members(cx: &mut Cx<'_>, inst: &Inst) -> Result<u32, Flow> {
+    // SAFETY: as the caller's.
+    let mask = unsafe { member_mask(cx, inst) }?;
     match cx.gather(mask) {
         Gathered::All => Ok(mask),
         Gathered::Missing => Err(Flow::Wait),
@@ -101,8 +97,11 @@ unsafe fn members(cx: &mut Cx<'_>, inst: &Inst) -> Result<u32, Flow> {
 
 unsafe fn warp_barrier(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     // SAFETY: as the caller's.
-    match unsafe { members(cx, inst) } {
-        Ok(_) => Flow::Next,
+    match unsafe { member_mask(cx, inst) } {
+        Ok(mask) => match cx.meet(mask) {
+            Gathered::All => Flow::Next,
+            Gathered::Missing => Flow::Wait,
+        },
         Err(flow) => flow,
     }
 }
@@ -150,10 +149,9 @@ fn decode_shfl<'a>(
     inst.aux = cx.src(c, Type::B32, words)?;
     inst.c = cx.src(mask, Type::B32, words)?;
     let (d, p) = match d {
-        Operand::Pair(d, p) => (
-            cx.optional_dst(d, ty, words)?,
-            cx.optional_dst(p, Type::Pred, words)?,
-        ),
+        Operand::Pair(d, p) => {
+            (cx.optional_dst(d, ty, words)?, cx.optional_dst(p, Type::Pred, words)?)
+        }
         _ => (cx.dst(d, ty, words)?, NO_REG),
     };
     (inst.d, inst.imm) = (d, u64::from(p));
@@ -168,10 +166,7 @@ fn shfl_source<const MODE: u32>(lane: u32, distance: u32, control: u32) -> (u32,
     let (clamp, segment) = (control & 31, control >> 8 & 31);
     let max = (lane & segment) | (clamp & !segment);
     match MODE {
-        0 => (
-            lane.wrapping_sub(distance),
-            lane as i32 - distance as i32 >= max as i32,
-        ),
+        0 => (lane.wrapping_sub(distance), lane as i32 - distance as i32 >= max as i32),
         1 => (lane + distance, lane + distance <= max),
         2 => (lane ^ distance, lane ^ distance <= max),
         _ => {
@@ -236,13 +231,7 @@ fn decode_vote<'a>(
     let (a, flip) = cx.pred_src(a, words)?;
     let c = cx.src(mask, Type::B32, words)?;
     let d = cx.dst(d, ty, words)?;
-    cx.emit(Inst {
-        d,
-        a,
-        c,
-        aux: flip,
-        ..Decoder::blank(exec)
-    });
+    cx.emit(Inst { d, a, c, aux: flip, ..Decoder::blank(exec) });
     Ok(())
 }
 
@@ -285,19 +274,12 @@ fn decode_match<'a>(
     let a = cx.src(a, ty, words)?;
     let c = cx.src(mask, Type::B32, words)?;
     let (d, p) = match d {
-        Operand::Pair(d, p) => (
-            cx.optional_dst(d, Type::B32, words)?,
-            cx.optional_dst(p, Type::Pred, words)?,
-        ),
+        Operand::Pair(d, p) => {
+            (cx.optional_dst(d, Type::B32, words)?, cx.optional_dst(p, Type::Pred, words)?)
+        }
         _ => (cx.dst(d, Type::B32, words)?, NO_REG),
     };
-    cx.emit(Inst {
-        d,
-        a,
-        c,
-        b: p,
-        ..Decoder::blank(exec)
-    });
+    cx.emit(Inst { d, a, c, b: p, ..Decoder::blank(exec) });
     Ok(())
 }
 
@@ -318,9 +300,7 @@ unsafe fn match_lanes<const ALL: bool, const WIDE: bool>(cx: &mut Cx<'_>, inst: 
         };
         let equal = |lane: u32| {
             let own = value(lane);
-            lanes_of(mask)
-                .filter(|&other| value(other) == own)
-                .fold(0, |all, one| all | 1 << one)
+            lanes_of(mask).filter(|&other| value(other) == own).fold(0, |all, one| all | 1 << one)
         };
         let mut out = [0u32; 32];
         for lane in lanes_of(mask) {
@@ -361,12 +341,7 @@ fn decode_redux<'a>(
     };
     let (a, c) = (cx.src(a, ty, words)?, cx.src(mask, Type::B32, words)?);
     let d = cx.dst(d, ty, words)?;
-    cx.emit(Inst {
-        d,
-        a,
-        c,
-        ..Decoder::blank(exec)
-    });
+    cx.emit(Inst { d, a, c, ..Decoder::blank(exec) });
     Ok(())
 }
 
@@ -378,18 +353,16 @@ unsafe fn redux<const OP: u32>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
             return flow;
         }
         let row = cx.row32(inst.a);
-        let sum = lanes_of(cx.mask)
-            .map(|lane| row[lane as usize])
-            .reduce(|a, b| match OP {
-                0 => a.wrapping_add(b),
-                1 => a.min(b),
-                2 => a.max(b),
-                3 => (a as i32).min(b as i32) as u32,
-                4 => (a as i32).max(b as i32) as u32,
-                5 => a & b,
-                6 => a | b,
-                _ => a ^ b,
-            });
+        let sum = lanes_of(cx.mask).map(|lane| row[lane as usize]).reduce(|a, b| match OP {
+            0 => a.wrapping_add(b),
+            1 => a.min(b),
+            2 => a.max(b),
+            3 => (a as i32).min(b as i32) as u32,
+            4 => (a as i32).max(b as i32) as u32,
+            5 => a & b,
+            6 => a | b,
+            _ => a ^ b,
+        });
         cx.put32(inst.d, &[sum.unwrap_or(0); 32]);
     }
     Flow::Next

@@ -16,9 +16,7 @@ pub(crate) fn device() -> Device {
 
 /// A module around the text of kernels.
 pub(crate) fn module(text: &str) -> Result<Module, Error> {
-    Module::parse(&format!(
-        ".version 8.7\n.target sm_90a\n.address_size 64\n{text}"
-    ))
+    Module::parse(&format!(".version 8.7\n.target sm_90a\n.address_size 64\n{text}"))
 }
 
 /// A kernel `k(x, y)` of two pointers; `%tid` is in `%t`, registers of all types are declared.
@@ -57,10 +55,7 @@ pub(crate) fn run_reported(
 
 /// One CTA of `threads`.
 pub(crate) fn block(threads: u32) -> LaunchConfig {
-    LaunchConfig {
-        block: [threads, 1, 1],
-        ..LaunchConfig::default()
-    }
+    LaunchConfig { block: [threads, 1, 1], ..LaunchConfig::default() }
 }
 
 /// Runs `body` on lanes with `%a %b %c` (32 bits) and gives `%d` of each.
@@ -72,16 +67,10 @@ pub(crate) fn lanes32(body: &str, inputs: &[[u32; 3]]) -> Vec<u32> {
          {body}\n\
          mad.wide.u32 %rd31, %t, 4, %y; st.global.b32 [%rd31], %d;"
     ));
-    let x: Vec<u8> = inputs
-        .iter()
-        .flatten()
-        .flat_map(|word| word.to_le_bytes())
-        .collect();
+    let x: Vec<u8> = inputs.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
     let y = vec![0; 4 * inputs.len()];
     let out = run(&text, &block(inputs.len() as u32), &x, &y).expect("the snippet runs");
-    out.chunks_exact(4)
-        .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
-        .collect()
+    out.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
 }
 
 /// As [`lanes32`] with 64 bits.
@@ -93,16 +82,10 @@ pub(crate) fn lanes64(body: &str, inputs: &[[u64; 3]]) -> Vec<u64> {
          {body}\n\
          mad.wide.u32 %rd31, %t, 8, %y; st.global.b64 [%rd31], %d;"
     ));
-    let x: Vec<u8> = inputs
-        .iter()
-        .flatten()
-        .flat_map(|word| word.to_le_bytes())
-        .collect();
+    let x: Vec<u8> = inputs.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
     let y = vec![0; 8 * inputs.len()];
     let out = run(&text, &block(inputs.len() as u32), &x, &y).expect("the snippet runs");
-    out.chunks_exact(8)
-        .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
-        .collect()
+    out.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect()
 }
 
 /// One lane of [`lanes32`].
@@ -117,8 +100,5 @@ pub(crate) fn one64(body: &str, a: u64, b: u64, c: u64) -> u64 {
 
 /// Words of bytes.
 pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
-    bytes
-        .chunks_exact(4)
-        .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
-        .collect()
+    bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
 }
