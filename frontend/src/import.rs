@@ -42,9 +42,12 @@ pub fn import(
         Some("qwen3_moe") => grouped::qwen3(&mut config),
         Some(other) => {
             let known = MODEL_TYPES.map(|t| format!("`{t}`")).join(", ");
-            let d = Diagnostic::error("E0503", format!("models of type `{other}` cannot be imported"));
+            let d =
+                Diagnostic::error("E0503", format!("models of type `{other}` cannot be imported"));
             return Err(vec![
-                config.at(d, "model_type", "here").help(format!("known are {known}; others can be written in the language")),
+                config
+                    .at(d, "model_type", "here")
+                    .help(format!("known are {known}; others can be written in the language")),
             ]);
         }
         None => None,

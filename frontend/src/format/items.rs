@@ -158,6 +158,15 @@ impl<'a> Printer<'a> {
         }
     }
 
+    /// The comments within something that is written on one line, each on a line before it.
+    fn comments_within(&mut self, place: usize) {
+        while let Some(comment) = self.comments.take_before(place) {
+            let (text, span) = (comment.text, comment.span);
+            self.line(text);
+            self.done = self.done.max(span.end);
+        }
+    }
+
     /// Writes items one after the other, then the comments up to `end`.
     fn items(&mut self, items: &[Item<'_>], end: usize) {
         let mut previous: Option<(Kind, usize)> = None;
@@ -173,9 +182,11 @@ impl<'a> Printer<'a> {
                 self.out.push('\n');
                 self.done = self.done.max(self.first_of(span));
             }
+            self.comments_before(span.start);
             // A tall item has bodies of its own for the comments inside it.
-            let inner = if kind == Kind::Tall { span.start } else { span.end };
-            self.comments_before(inner);
+            if kind != Kind::Tall {
+                self.comments_within(span.end);
+            }
             if kind != Kind::Tall || !blank {
                 self.done = self.done.max(span.start);
             }
@@ -267,7 +278,7 @@ impl<'a> Printer<'a> {
 
     /// `head { items }`
     fn braces(&mut self, head: &str, items: &[Item<'_>], head_end: usize, span: Span) {
-        self.comments_before(head_end);
+        self.comments_within(head_end);
         if items.is_empty() && !self.comments.any_within(head_end, span.end) {
             return self.line(&format!("{head} {{}}"));
         }

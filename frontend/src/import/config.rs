@@ -94,7 +94,9 @@ impl<'a> Config<'a> {
             }
             let d = Diagnostic::error("E0505", format!("the field `{key}` is not known"));
             let d = self.at(d, &key, "may change what the model computes");
-            self.found.push(d.help("remove it if it changes nothing; write the model in the language if it does"));
+            self.found.push(d.help(
+                "remove it if it changes nothing; write the model in the language if it does",
+            ));
         }
         self.found.sort_by_key(|d| (d.labels.first().map(|l| l.span), d.message.clone()));
         self.found
@@ -104,9 +106,7 @@ impl<'a> Config<'a> {
     pub(super) fn at(&self, d: Diagnostic, key: &str, label: &str) -> Diagnostic {
         let last = key.rsplit('.').next().unwrap_or(key);
         let quoted = format!("\"{last}\"");
-        let is_key = |at: &usize| {
-            self.source[at + quoted.len()..].trim_start().starts_with(':')
-        };
+        let is_key = |at: &usize| self.source[at + quoted.len()..].trim_start().starts_with(':');
         let found = self.source.match_indices(&quoted).map(|(at, _)| at).find(is_key);
         match found {
             Some(start) => d.at(Span { start, end: start + quoted.len() }, label),

@@ -53,7 +53,11 @@ pub(super) fn version_2(config: &mut Config<'_>) -> Option<String> {
         }
         "group_limited_greedy" => true,
         _ => {
-            config.refuse("topk_method", "DeepSeek-V2 knows two", "`greedy` or `group_limited_greedy`");
+            config.refuse(
+                "topk_method",
+                "DeepSeek-V2 knows two",
+                "`greedy` or `group_limited_greedy`",
+            );
             false
         }
     };
@@ -85,7 +89,10 @@ pub(super) fn version_2(config: &mut Config<'_>) -> Option<String> {
 }
 
 /// DeepSeek-V3: sigmoid scores, a bias in the choice, groups by their two best experts.
-pub(super) fn version_3(config: &mut Config<'_>, tensors: Option<&BTreeSet<String>>) -> Option<String> {
+pub(super) fn version_3(
+    config: &mut Config<'_>,
+    tensors: Option<&BTreeSet<String>>,
+) -> Option<String> {
     let frame = Frame::read(config, "DeepseekV3ForCausalLM");
     let positions = positions::read(config);
     let latent = latent(config);
@@ -131,23 +138,39 @@ fn latent(config: &mut Config<'_>) -> Option<Latent> {
     let rope = config.size("qk_rope_head_dim");
     let value = config.size("v_head_dim");
     let kv_rank = config.size("kv_lora_rank");
-    let q_rank = if config.has("q_lora_rank") { config.size("q_lora_rank").map(Some) } else { Some(None) };
+    let q_rank =
+        if config.has("q_lora_rank") { config.size("q_lora_rank").map(Some) } else { Some(None) };
     let latent =
         Latent { nope: nope?, rope: rope?, value: value?, kv_rank: kv_rank?, q_rank: q_rank? };
-    config.must_be("qk_head_dim", latent.nope + latent.rope, "the two parts of a head have other sizes");
+    config.must_be(
+        "qk_head_dim",
+        latent.nope + latent.rope,
+        "the two parts of a head have other sizes",
+    );
     config.must_be("head_dim", latent.rope, "transformers turns as many elements as it says");
     Some(latent)
 }
 
 /// Latent attention has as many heads of keys as of queries.
 fn heads(config: &mut Config<'_>, frame: &Frame) {
-    config.must_be("num_key_value_heads", frame.heads, "latent attention gives each head keys of its own");
+    config.must_be(
+        "num_key_value_heads",
+        frame.heads,
+        "latent attention gives each head keys of its own",
+    );
 }
 
 /// The experts, if there are any.
 fn gate(config: &mut Config<'_>, grouped: bool) -> Option<Option<Gate>> {
     let experts = config.count("n_routed_experts")?;
-    let fields = ["moe_intermediate_size", "n_shared_experts", "num_experts_per_tok", "routed_scaling_factor", "n_group", "topk_group"];
+    let fields = [
+        "moe_intermediate_size",
+        "n_shared_experts",
+        "num_experts_per_tok",
+        "routed_scaling_factor",
+        "n_group",
+        "topk_group",
+    ];
     if experts == 0 {
         fields.iter().for_each(|f| drop(config.value(f)));
         return Some(None);
@@ -166,7 +189,14 @@ fn gate(config: &mut Config<'_>, grouped: bool) -> Option<Option<Gate>> {
     } else {
         None
     };
-    Some(Some(Gate { experts, inner: inner?, shared: shared?, chosen: chosen?, groups, scale: scale? }))
+    Some(Some(Gate {
+        experts,
+        inner: inner?,
+        shared: shared?,
+        chosen: chosen?,
+        groups,
+        scale: scale?,
+    }))
 }
 
 /// Which layers have experts: those from `first_k_dense_replace` on whose number
@@ -233,7 +263,8 @@ fn experts(gate: &Gate, frame: &Frame, rule: &Rule) -> String {
         None => String::new(),
     };
     let weight = if *normalized { "normalize(pick(score, chosen))" } else { "pick(score, chosen)" };
-    let scale = if gate.scale == 1.0 { String::new() } else { format!(" * {}", number(gate.scale)) };
+    let scale =
+        if gate.scale == 1.0 { String::new() } else { format!(" * {}", number(gate.scale)) };
     let (used, added) = match gate.shared {
         0 => ("", ""),
         1 => ("use shared: Mlp(ff_expert) = \"shared_experts\"\n", " + shared(x)"),
@@ -274,10 +305,9 @@ fn attention(latent: &Latent, section: &str) -> String {
              param q_b: [heads * (d_nope + d_rope), q_rank] = \"q_b_proj.weight\"",
             "linear(rms_norm(linear(x, q_a), q_norm), q_b)",
         ),
-        None => (
-            "param w_q: [heads * (d_nope + d_rope), hidden] = \"q_proj.weight\"",
-            "linear(x, w_q)",
-        ),
+        None => {
+            ("param w_q: [heads * (d_nope + d_rope), hidden] = \"q_proj.weight\"", "linear(x, w_q)")
+        }
     };
     format!(
         r#"

@@ -31,7 +31,10 @@ pub(super) fn mixtral(config: &mut Config<'_>) -> Option<String> {
     let frame = Frame::read(config, "MixtralForCausalLM");
     let positions = positions::read(config);
     config.must_be_null("sliding_window", "attention to a window of tokens cannot be written yet");
-    config.must_be_zero("router_jitter_noise", "the router's inputs are not disturbed, in training neither");
+    config.must_be_zero(
+        "router_jitter_noise",
+        "the router's inputs are not disturbed, in training neither",
+    );
     let kv_heads = config.size("num_key_value_heads");
     let experts = config.size("num_local_experts");
     let inner = config.size("intermediate_size");
@@ -59,7 +62,10 @@ pub(super) fn mixtral(config: &mut Config<'_>) -> Option<String> {
 pub(super) fn qwen3(config: &mut Config<'_>) -> Option<String> {
     let frame = Frame::read(config, "Qwen3MoeForCausalLM");
     let positions = positions::read(config);
-    config.must_be_false("use_sliding_window", "attention to a window of tokens cannot be written yet");
+    config.must_be_false(
+        "use_sliding_window",
+        "attention to a window of tokens cannot be written yet",
+    );
     // Without `use_sliding_window` this field means nothing.
     config.value("sliding_window");
     let kv_heads = config.size("num_key_value_heads");
@@ -102,7 +108,11 @@ fn head_size(config: &mut Config<'_>, frame: &Frame, given: u64) -> Option<u64> 
     if frame.hidden % frame.heads == 0 {
         return Some(frame.hidden / frame.heads);
     }
-    config.refuse("num_attention_heads", "the heads do not divide `hidden_size`", "give `head_dim`");
+    config.refuse(
+        "num_attention_heads",
+        "the heads do not divide `hidden_size`",
+        "give `head_dim`",
+    );
     None
 }
 
@@ -183,7 +193,8 @@ block Attention {{
 
 fn experts(frame: &Frame, shape: &Shape) -> String {
     let [gate, up, down] = shape.tensors;
-    let weight = if shape.normalized { "normalize(pick(score, chosen))" } else { "pick(score, chosen)" };
+    let weight =
+        if shape.normalized { "normalize(pick(score, chosen))" } else { "pick(score, chosen)" };
     format!(
         r#"
 block Experts {{

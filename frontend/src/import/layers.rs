@@ -31,8 +31,14 @@ impl Frame {
                 &format!("it should hold `{architecture}`"),
             );
         }
-        config.must_be_false("attention_bias", "biases of projections are not in the templates of this importer");
-        config.must_be_false("mlp_bias", "biases of projections are not in the templates of this importer");
+        config.must_be_false(
+            "attention_bias",
+            "biases of projections are not in the templates of this importer",
+        );
+        config.must_be_false(
+            "mlp_bias",
+            "biases of projections are not in the templates of this importer",
+        );
         config.must_be_false("is_encoder_decoder", "these models only decode");
         config.must_be_false("add_cross_attention", "these models only decode");
         config.must_be_false("tie_encoder_decoder", "these models only decode");
@@ -82,12 +88,14 @@ impl Frame {
     /// has experts; `mtp` is the text of multi-token prediction.
     pub(super) fn rest(&self, sparse: &[bool], mtp: Option<&str>) -> String {
         let eps = epsilon(self.eps);
-        let mut text = String::from("\nparam embed: [vocab, hidden] = \"model.embed_tokens.weight\"\n");
+        let mut text =
+            String::from("\nparam embed: [vocab, hidden] = \"model.embed_tokens.weight\"\n");
         let mut call = "lookup(embed, ids)".to_owned();
         for run in runs(sparse) {
             let block = if run.sparse { "SparseLayer" } else { "DenseLayer" };
             let Run { name, first, end, .. } = &run;
-            text += &format!("use {name}: {block} for i in {first}..{end} = \"model.layers.{{i}}\"\n");
+            text +=
+                &format!("use {name}: {block} for i in {first}..{end} = \"model.layers.{{i}}\"\n");
             call = format!("{name}({call})");
         }
         text += "param norm: [hidden] = \"model.norm.weight\"\n";
@@ -174,7 +182,11 @@ fn activation(config: &mut Config<'_>) -> Option<&'static str> {
         "silu" | "swish" => Some("silu"),
         "relu" => Some("relu"),
         _ => {
-            config.refuse("hidden_act", "this activation is not in the templates of this importer", "`silu` and `relu` are");
+            config.refuse(
+                "hidden_act",
+                "this activation is not in the templates of this importer",
+                "`silu` and `relu` are",
+            );
             None
         }
     }
@@ -189,7 +201,11 @@ fn storage(config: &mut Config<'_>) -> Option<Option<&'static str>> {
         "float16" => Some("f16"),
         "float32" => Some("f32"),
         _ => {
-            config.refuse(key, "not a type that can be stored", "`bfloat16`, `float16` or `float32`");
+            config.refuse(
+                key,
+                "not a type that can be stored",
+                "`bfloat16`, `float16` or `float32`",
+            );
             return None;
         }
     })
@@ -201,12 +217,17 @@ fn fp8(config: &mut Config<'_>) -> Option<Option<String>> {
     if !config.has(key) {
         return Some(None);
     }
-    config.only(key, &["activation_scheme", "fmt", "quant_method", "weight_block_size", "scale_fmt"]);
+    config
+        .only(key, &["activation_scheme", "fmt", "quant_method", "weight_block_size", "scale_fmt"]);
     let field = |name: &str| format!("{key}.{name}");
     let expect = |config: &mut Config<'_>, name: &str, wanted: &[&str]| {
         let found = config.text_or(&field(name), wanted[0])?;
         if !wanted.contains(&found.as_str()) {
-            config.refuse(&field(name), "this quantisation is not known", &format!("`{}` is", wanted.join("`, `")));
+            config.refuse(
+                &field(name),
+                "this quantisation is not known",
+                &format!("`{}` is", wanted.join("`, `")),
+            );
         }
         Some(found)
     };

@@ -41,7 +41,11 @@ const KNOWN: [&str; 12] = [
 pub(super) fn read(config: &mut Config<'_>) -> Option<Positions> {
     let place = match (config.has("rope_parameters"), config.has("rope_scaling")) {
         (true, true) => {
-            config.refuse("rope_scaling", "`rope_parameters` says the same in other words", "remove one of them");
+            config.refuse(
+                "rope_scaling",
+                "`rope_parameters` says the same in other words",
+                "remove one of them",
+            );
             return None;
         }
         (true, false) => Some("rope_parameters"),
@@ -63,7 +67,11 @@ pub(super) fn read(config: &mut Config<'_>) -> Option<Positions> {
         (true, true) => {
             let (a, b) = (config.number(&inner)?, config.number("rope_theta")?);
             if a != b {
-                config.refuse("rope_theta", "another base stands beside the rotary parameters", "remove one of them");
+                config.refuse(
+                    "rope_theta",
+                    "another base stands beside the rotary parameters",
+                    "remove one of them",
+                );
             }
             a
         }
@@ -71,14 +79,22 @@ pub(super) fn read(config: &mut Config<'_>) -> Option<Positions> {
         (false, _) => config.number("rope_theta")?,
     };
     if config.number_or(&field("partial_rotary_factor"), 1.0)? != 1.0 {
-        config.refuse(&field("partial_rotary_factor"), "all of the last axis is turned", "remove it");
+        config.refuse(
+            &field("partial_rotary_factor"),
+            "all of the last axis is turned",
+            "remove it",
+        );
     }
     let kind = if config.has(&field("rope_type")) { field("rope_type") } else { field("type") };
     let yarn = match config.text_or(&kind, "default")?.as_str() {
         "default" => None,
         "yarn" => Some(yarn(config, &field)?),
         _ => {
-            config.refuse(&kind, "only `default` and `yarn` can be computed", "write the model in the language");
+            config.refuse(
+                &kind,
+                "only `default` and `yarn` can be computed",
+                "write the model in the language",
+            );
             return None;
         }
     };
@@ -87,7 +103,11 @@ pub(super) fn read(config: &mut Config<'_>) -> Option<Positions> {
 
 fn yarn(config: &mut Config<'_>, field: &dyn Fn(&str) -> String) -> Option<Yarn> {
     if !config.flag_or(&field("truncate"), true)? {
-        config.refuse(&field("truncate"), "the ramp begins and ends at whole pairs", "set it to true");
+        config.refuse(
+            &field("truncate"),
+            "the ramp begins and ends at whole pairs",
+            "set it to true",
+        );
     }
     let optional = |config: &mut Config<'_>, name: &str| {
         let key = field(name);
@@ -102,7 +122,8 @@ fn yarn(config: &mut Config<'_>, field: &dyn Fn(&str) -> String) -> Option<Yarn>
         mscale_all_dim: optional(config, "mscale_all_dim")?,
         attention_factor: optional(config, "attention_factor")?,
     };
-    let both = yarn.mscale.is_some_and(|m| m != 0.0) && yarn.mscale_all_dim.is_some_and(|m| m != 0.0);
+    let both =
+        yarn.mscale.is_some_and(|m| m != 0.0) && yarn.mscale_all_dim.is_some_and(|m| m != 0.0);
     if yarn.mscale.is_some_and(|m| m != 1.0) && !both && yarn.attention_factor.is_none() {
         config.refuse(
             &field("mscale"),
@@ -134,10 +155,8 @@ impl Yarn {
             return (factor != 1.0).then(|| number(factor));
         }
         match (self.mscale, self.mscale_all_dim) {
-            (Some(m), Some(all)) if m != 0.0 && all != 0.0 => {
-                (m != all && self.factor > 1.0)
-                    .then(|| format!("({}) / ({})", self.sharpness(m), self.sharpness(all)))
-            }
+            (Some(m), Some(all)) if m != 0.0 && all != 0.0 => (m != all && self.factor > 1.0)
+                .then(|| format!("({}) / ({})", self.sharpness(m), self.sharpness(all))),
             _ => (self.factor > 1.0).then(|| self.sharpness(1.0)),
         }
     }
@@ -171,7 +190,11 @@ impl Positions {
         let scores = self.yarn.as_ref().filter(|_| sharpened).and_then(Yarn::of_scores);
         if let Some(y) = &self.yarn {
             text += "\n// YaRN (arXiv 2309.00071)";
-            text += &format!(" stretches a context of {} positions {} times.\n", y.original, number(y.factor));
+            text += &format!(
+                " stretches a context of {} positions {} times.\n",
+                y.original,
+                number(y.factor)
+            );
         } else {
             text += "\n";
         }
