@@ -1,5 +1,7 @@
 //! How fast the interpreter is, in lane instructions per second on one core.
 
+#![allow(missing_docs, reason = "criterion's macros make functions without")]
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use moec_emulator::{Arg, Device, DeviceConfig, LaunchConfig, Module};
 
@@ -20,38 +22,24 @@ fn kernel(setup: &str, body: &str, finish: &str) -> String {
 
 fn run(criterion: &mut Criterion, name: &str, ptx: &str, block: u32) {
     let module = Module::parse(ptx).expect("the kernel is right");
-    let config = DeviceConfig {
-        threads: 1,
-        ..DeviceConfig::default()
-    };
+    let config = DeviceConfig { threads: 1, ..DeviceConfig::default() };
     let mut device = Device::new(config);
     let x = device.alloc(1 << 20, "x").expect("there is room");
     device.fill(x, 0, 1 << 20).expect("it is there");
-    let shape = LaunchConfig {
-        block: [block, 1, 1],
-        ..LaunchConfig::default()
-    };
+    let shape = LaunchConfig { block: [block, 1, 1], ..LaunchConfig::default() };
     let args = [Arg::U64(x), Arg::U32(2000)];
-    let report = device
-        .launch(&module, "bench", &shape, &args)
-        .expect("it runs");
+    let report = device.launch(&module, "bench", &shape, &args).expect("it runs");
     let mut group = criterion.benchmark_group("interpreter");
     group.throughput(Throughput::Elements(report.lane_instructions));
     group.sample_size(20);
     group.bench_function(name, |bench| {
-        bench.iter(|| {
-            device
-                .launch(&module, "bench", &shape, &args)
-                .expect("it runs")
-        });
+        bench.iter(|| device.launch(&module, "bench", &shape, &args).expect("it runs"));
     });
     group.finish();
 }
 
 fn interpreter(criterion: &mut Criterion) {
-    let fma: String = (4..20)
-        .map(|r| format!("fma.rn.f32 %r{r}, %r{r}, %r20, %r21;\n"))
-        .collect();
+    let fma: String = (4..20).map(|r| format!("fma.rn.f32 %r{r}, %r{r}, %r20, %r21;\n")).collect();
     let store = "st.global.u32 [%rd2], %r4;";
     run(criterion, "fma", &kernel("", &fma, store), 256);
     let loads: String = (4..12)
@@ -62,12 +50,7 @@ fn interpreter(criterion: &mut Criterion) {
             )
         })
         .collect();
-    run(
-        criterion,
-        "load and fma",
-        &kernel("", &loads, "st.global.u32 [%rd2], %r20;"),
-        256,
-    );
+    run(criterion, "load and fma", &kernel("", &loads, "st.global.u32 [%rd2], %r20;"), 256);
     let vectors: String = (1..9)
         .map(|r| {
             format!(
@@ -78,15 +61,9 @@ fn interpreter(criterion: &mut Criterion) {
         })
         .collect();
     let setup = "mad.wide.u32 %rd3, %r2, 16, %rd1;";
-    run(
-        criterion,
-        "vector loads",
-        &kernel(setup, &vectors, "st.global.u32 [%rd2], %r20;"),
-        256,
-    );
-    let integers: String = (4..20)
-        .map(|r| format!("mad.lo.s32 %r{r}, %r{r}, 3, %r{};\n", r - 1))
-        .collect();
+    run(criterion, "vector loads", &kernel(setup, &vectors, "st.global.u32 [%rd2], %r20;"), 256);
+    let integers: String =
+        (4..20).map(|r| format!("mad.lo.s32 %r{r}, %r{r}, 3, %r{};\n", r - 1)).collect();
     run(criterion, "integers", &kernel("", &integers, store), 256);
 }
 

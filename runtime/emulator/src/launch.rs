@@ -307,7 +307,7 @@ fn stuck(launch: &Launch<'_>, lanes: &mut dyn Iterator<Item = &Lane>, state: Pro
     }
     const MOST: usize = 4000;
     if waits.len() > MOST {
-        waits.truncate(waits.floor_char_boundary(MOST));
+        waits = waits.chars().take(MOST).collect();
         waits.push_str("\n  …");
     }
     Error::Deadlock { kernel: launch.kernel_name.to_string(), waits }

@@ -45,7 +45,8 @@ fn run(folder: &Path) -> Result<(), Failed> {
         let pairs = values(got.dtype, &got.bytes)?.into_iter().zip(values(got.dtype, view.data())?);
         for (index, (got, expected)) in pairs.enumerate() {
             let same = got == expected || got.is_nan() && expected.is_nan();
-            if !same && !((got - expected).abs() <= atol + rtol * expected.abs()) {
+            let close = (got - expected).abs() <= atol + rtol * expected.abs();
+            if !same && !close {
                 return Err(format!("`{name}`[{index}] is {got}, expected {expected}").into());
             }
         }
@@ -56,14 +57,18 @@ fn run(folder: &Path) -> Result<(), Failed> {
 /// Elements as float64; 64-bit integers lose low bits, so they are compared in two halves.
 fn values(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f64>, Failed> {
     let words = |size: usize| bytes.chunks_exact(size);
-    let word = |chunk: &[u8]| u32::from_le_bytes(chunk.try_into().unwrap());
-    let half = |chunk: &[u8]| u16::from_le_bytes(chunk.try_into().unwrap());
+    let word =
+        |chunk: &[u8]| u32::from_le_bytes(chunk.try_into().expect("the chunk has that size"));
+    let half =
+        |chunk: &[u8]| u16::from_le_bytes(chunk.try_into().expect("the chunk has that size"));
     Ok(match dtype {
         Dtype::U8 | Dtype::F8_E4M3 => bytes.iter().map(|&byte| f64::from(byte)).collect(),
         Dtype::F16 => words(2).map(|chunk| f64::from(f16::from_bits(half(chunk)))).collect(),
         Dtype::BF16 => words(2).map(|chunk| f64::from(bf16::from_bits(half(chunk)))).collect(),
         Dtype::F32 => words(4).map(|chunk| f64::from(f32::from_bits(word(chunk)))).collect(),
-        Dtype::F64 => words(8).map(|chunk| f64::from_le_bytes(chunk.try_into().unwrap())).collect(),
+        Dtype::F64 => words(8)
+            .map(|chunk| f64::from_le_bytes(chunk.try_into().expect("the chunk has that size")))
+            .collect(),
         Dtype::I32 => words(4).map(|chunk| f64::from(word(chunk) as i32)).collect(),
         Dtype::U32 | Dtype::U64 | Dtype::I64 => {
             words(4).map(|chunk| f64::from(word(chunk))).collect()

@@ -83,7 +83,7 @@ fn nearest_e4m3(value: f64) -> u32 {
         let far = |byte: u32| (e4m3(byte) - magnitude).abs();
         far(a).total_cmp(&far(b)).then((a & 1).cmp(&(b & 1)))
     });
-    sign | best.unwrap()
+    sign | best.expect("there are bytes")
 }
 
 #[test]

@@ -208,3 +208,44 @@ fn endless_recursion_ends_at_a_limit() {
     let Err(Error::Fault(fault)) = result else { panic!("{result:?}") };
     assert!(matches!(fault.kind, FaultKind::Limit(_)), "{fault}");
 }
+
+#[test]
+fn the_lowest_cta_that_faults_is_reported_whatever_the_threads() {
+    let text = kernel(
+        "mov.u32 %r1, %ctaid.x; setp.lt.u32 %p1, %r1, 37; @%p1 bra END;\n\
+         mov.u64 %rd1, 0; st.global.u32 [%rd1], %t;\nEND:",
+    );
+    let module = module(&text).expect("it parses");
+    for threads in [1, 4] {
+        let mut device = Device::new(DeviceConfig { threads, ..DeviceConfig::default() });
+        let config = LaunchConfig { grid: [512, 1, 1], ..block(128) };
+        let result = device.launch(&module, "k", &config, &[Arg::U64(0), Arg::U64(0)]);
+        let Err(Error::Fault(fault)) = result else { panic!("{result:?}") };
+        assert_eq!(fault.cta, [37, 0, 0]);
+    }
+}
+
+#[test]
+fn results_and_counts_do_not_depend_on_host_threads() {
+    let text = kernel(
+        "mov.u32 %r1, %ctaid.x; mad.lo.u32 %r2, %r1, 128, %t; cvt.rn.f32.u32 %r3, %r2;\n\
+         mul.f32 %r3, %r3, 0f3A83126F; sin.approx.f32 %r4, %r3; ex2.approx.f32 %r5, %r4;\n\
+         fma.rn.f32 %r6, %r4, %r5, %r3; mad.wide.u32 %rd1, %r2, 4, %y;\n\
+         st.global.f32 [%rd1], %r6;",
+    );
+    let module = module(&text).expect("it parses");
+    let run = |threads| {
+        let mut device = Device::new(DeviceConfig { threads, ..DeviceConfig::default() });
+        let y = device.alloc(512 * 512, "y").expect("there is room");
+        let config = LaunchConfig { grid: [512, 1, 1], ..block(128) };
+        let args = [Arg::U64(y), Arg::U64(y)];
+        let report = device.launch(&module, "k", &config, &args).expect("it runs");
+        let mut out = vec![0; 512 * 512];
+        device.read(y, &mut out).expect("it is there");
+        (out, report.warp_instructions, report.lane_instructions, report.global_store_bytes)
+    };
+    let (one, four) = (run(1), run(4));
+    assert!(one == four);
+    assert_eq!(one.3, 512 * 512);
+    assert!(one.0.iter().any(|&byte| byte != 0));
+}

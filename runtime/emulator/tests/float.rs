@@ -109,7 +109,8 @@ fn ulps(a: f32, b: f64) -> f64 {
 fn approximate_functions_are_rounded_correctly() {
     let arguments: Vec<f32> = (0..512).map(|i| 0.013 + 0.37 * i as f32).collect();
     let inputs: Vec<[u32; 3]> = arguments.iter().map(|&a| [f(a), 0, 0]).collect();
-    let functions: [(&str, fn(f64) -> f64); 8] = [
+    type Function = fn(f64) -> f64;
+    let functions: [(&str, Function); 8] = [
         ("rcp.approx.f32", |a| 1.0 / a),
         ("sqrt.approx.f32", f64::sqrt),
         ("rsqrt.approx.f32", |a| 1.0 / a.sqrt()),

@@ -39,12 +39,12 @@ fn sums_and_products_wrap() {
 
 #[test]
 fn high_halves_of_products_keep_the_sign() {
-    check32("mul.hi.u32 %d, %a, %b;", |a, b, _| (u64::from(a) * u64::from(b) >> 32) as u32);
+    check32("mul.hi.u32 %d, %a, %b;", |a, b, _| ((u64::from(a) * u64::from(b)) >> 32) as u32);
     check32("mul.hi.s32 %d, %a, %b;", |a, b, _| {
-        (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32
+        ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32
     });
     check64("mul.hi.s64 %d, %a, %b;", |a, b, _| {
-        (i128::from(a as i64) * i128::from(b as i64) >> 64) as u64
+        ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64
     });
 }
 
@@ -178,7 +178,7 @@ fn selections_and_comparisons() {
     let body = "setp.lo.u32 %p2, %b, %c; setp.eq.and.u32 %p1|%p3, %a, %b, !%p2;\n\
                 selp.u32 %r1, 1, 0, %p1; selp.u32 %r2, 2, 0, %p3; or.b32 %d, %r1, %r2;";
     check32(body, |a, b, c| {
-        let with = !(b < c);
+        let with = b >= c;
         u32::from(a == b && with) | u32::from(a != b && with) << 1
     });
     check32(

@@ -69,7 +69,7 @@ fn shared_memory_is_the_ctas_own_and_starts_at_zero() {
     );
     let config = LaunchConfig { grid: [2, 1, 1], dynamic_shared_bytes: 128, ..block(32) };
     let out = run(&text, &config, &[0; 4], &[0; 256]).expect("it runs");
-    let expected: Vec<u32> = (0..64).map(|index| 100 + (index % 32 ^ 1)).collect();
+    let expected: Vec<u32> = (0..64).map(|index| 100 + ((index % 32) ^ 1)).collect();
     assert_eq!(words(&out), expected);
 }
 

@@ -312,8 +312,8 @@ fn sign_extend<const SIZE: usize>(value: u64) -> u64 {
 #[inline(always)]
 fn strides(addresses: &[u64; 32], step: u64) -> bool {
     let (first, mut differences) = (addresses[0], 0);
-    for lane in 0..32 {
-        differences |= addresses[lane] ^ first.wrapping_add(step * lane as u64);
+    for (lane, &address) in (0u64..).zip(addresses) {
+        differences |= address ^ first.wrapping_add(step * lane);
     }
     differences == 0
 }
@@ -354,6 +354,7 @@ unsafe fn load_rows<const COUNT: usize>(cx: &Cx<'_>, inst: &Inst, host: *const u
 
 /// The reverse of [`load_rows`].
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "both indices have a meaning")]
 unsafe fn store_rows<const COUNT: usize>(cx: &Cx<'_>, inst: &Inst, host: *mut u8) {
     let mut out = [[0u32; COUNT]; 32];
     for element in 0..COUNT {

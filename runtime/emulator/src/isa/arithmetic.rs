@@ -94,7 +94,7 @@ fn exec(opcode: &str, ty: Type, wide: bool, part: Option<&str>, sat: bool) -> Op
             ("sub", Type::S32) => Some(shapes::binary(|a: i32, b: i32| a.saturating_sub(b))),
             ("mad", Type::S32) if part == Some("hi") => {
                 Some(shapes::ternary(|a: i32, b: i32, c: i32| {
-                    ((i64::from(a) * i64::from(b) >> 32) as i32).saturating_add(c)
+                    (((i64::from(a) * i64::from(b)) >> 32) as i32).saturating_add(c)
                 }))
             }
             _ => None,
@@ -185,12 +185,16 @@ fn wide_exec(opcode: &str, ty: Type) -> Option<Exec> {
 
 fn high_exec(ty: Type) -> Option<Exec> {
     Some(match ty {
-        Type::U16 => shapes::binary(|a: u16, b: u16| (u32::from(a) * u32::from(b) >> 16) as u16),
-        Type::S16 => shapes::binary(|a: i16, b: i16| (i32::from(a) * i32::from(b) >> 16) as i16),
-        Type::U32 => shapes::binary(|a: u32, b: u32| (u64::from(a) * u64::from(b) >> 32) as u32),
-        Type::S32 => shapes::binary(|a: i32, b: i32| (i64::from(a) * i64::from(b) >> 32) as i32),
-        Type::U64 => shapes::binary(|a: u64, b: u64| (u128::from(a) * u128::from(b) >> 64) as u64),
-        Type::S64 => shapes::binary(|a: i64, b: i64| (i128::from(a) * i128::from(b) >> 64) as i64),
+        Type::U16 => shapes::binary(|a: u16, b: u16| ((u32::from(a) * u32::from(b)) >> 16) as u16),
+        Type::S16 => shapes::binary(|a: i16, b: i16| ((i32::from(a) * i32::from(b)) >> 16) as i16),
+        Type::U32 => shapes::binary(|a: u32, b: u32| ((u64::from(a) * u64::from(b)) >> 32) as u32),
+        Type::S32 => shapes::binary(|a: i32, b: i32| ((i64::from(a) * i64::from(b)) >> 32) as i32),
+        Type::U64 => {
+            shapes::binary(|a: u64, b: u64| ((u128::from(a) * u128::from(b)) >> 64) as u64)
+        }
+        Type::S64 => {
+            shapes::binary(|a: i64, b: i64| ((i128::from(a) * i128::from(b)) >> 64) as i64)
+        }
         _ => return None,
     })
 }

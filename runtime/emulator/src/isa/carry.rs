@@ -87,10 +87,10 @@ unsafe fn lanes<const WIDE: bool>(
             (_, true) => cx.row64(reg)[lane],
             (_, false) => u64::from(cx.row32(reg)[lane]),
         };
-        for lane in 0..32 {
+        for (lane, slot) in out.iter_mut().enumerate() {
             let (a, b, c) = (get(inst.a, lane), get(inst.b, lane), get(inst.c, lane));
             let (value, carried) = op(a, b, c, carry >> lane & 1 != 0);
-            out[lane] = value;
+            *slot = value;
             carries |= u32::from(carried) << lane;
         }
         if WIDE {

@@ -353,12 +353,8 @@ fn decode_packed<'a>(
         (E5M2x2, F32, false, true) => Some(shapes::binary(|a: f32, b: f32| {
             (e5m2_bits(relu32(a)) << 8 | e5m2_bits(relu32(b))) as u16
         })),
-        (E4M3x2, F16x2, false, false) => {
-            Some(shapes::unary(|a: u32| halves(a, |x| e4m3_bits(x)) as u16))
-        }
-        (E5M2x2, F16x2, false, false) => {
-            Some(shapes::unary(|a: u32| halves(a, |x| e5m2_bits(x)) as u16))
-        }
+        (E4M3x2, F16x2, false, false) => Some(shapes::unary(|a: u32| halves(a, e4m3_bits) as u16)),
+        (E5M2x2, F16x2, false, false) => Some(shapes::unary(|a: u32| halves(a, e5m2_bits) as u16)),
         (F16x2, E4M3x2, false, _) => Some(if relu {
             shapes::unary(|a: u16| widen(a, |byte| relu32(e4m3_value(byte))))
         } else {

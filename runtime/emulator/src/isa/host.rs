@@ -166,7 +166,7 @@ unsafe fn assert_fail(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     let mut words = Vec::new();
     for &slot in &slots {
         let address = argument(cx, lane, slot);
-        let is_text = address >= GLOBAL_BASE && address < LOCAL_BASE + (1 << 32);
+        let is_text = (GLOBAL_BASE..LOCAL_BASE + (1 << 32)).contains(&address);
         words.push(if is_text { text(cx, lane, address) } else { (address as u32).to_string() });
     }
     let message = match words.as_slice() {

@@ -98,7 +98,7 @@ fn rsqrt32(a: f32) -> f32 {
 /// 2^f for f in [-1/2, 1/2] as a series, to 1e-16: the powers of ln 2 over factorials.
 const EXP2: [f64; 13] = [
     1.0,
-    0.693_147_180_559_945_3,
+    std::f64::consts::LN_2,
     0.240_226_506_959_100_72,
     0.055_504_108_664_821_58,
     0.009_618_129_107_628_477,

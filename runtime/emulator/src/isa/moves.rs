@@ -4,9 +4,7 @@ use super::operands;
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
 use crate::exec::{Cx, blend, lanes_of, shapes};
-use crate::memory::window::{
-    GLOBAL_BASE, LOCAL_BASE, PARAM_BASE, SHARED_BASE, WINDOW_BYTES, is_in,
-};
+use crate::memory::window::{GLOBAL_BASE, LOCAL_BASE, PARAM_BASE, SHARED_BASE, is_in};
 use crate::program::{Exec, Flow, Inst, NO_REG, Reg};
 use crate::ptx::ast::{Instruction, Operand};
 use crate::ptx::types::{Space, Type};
@@ -245,7 +243,6 @@ unsafe fn isspacep(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
         let bits = lanes_of(u32::MAX)
             .filter(|&lane| inside(row[lane as usize]))
             .fold(0u32, |bits, lane| bits | 1 << lane);
-        debug_assert!(WINDOW_BYTES > 0);
         cx.set_pred(inst.d, bits);
     }
     Flow::Next

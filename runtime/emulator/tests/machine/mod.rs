@@ -70,7 +70,9 @@ pub(crate) fn lanes32(body: &str, inputs: &[[u32; 3]]) -> Vec<u32> {
     let x: Vec<u8> = inputs.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
     let y = vec![0; 4 * inputs.len()];
     let out = run(&text, &block(inputs.len() as u32), &x, &y).expect("the snippet runs");
-    out.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
+    out.chunks_exact(4)
+        .map(|word| u32::from_le_bytes(word.try_into().expect("the chunk has that size")))
+        .collect()
 }
 
 /// As [`lanes32`] with 64 bits.
@@ -85,7 +87,9 @@ pub(crate) fn lanes64(body: &str, inputs: &[[u64; 3]]) -> Vec<u64> {
     let x: Vec<u8> = inputs.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
     let y = vec![0; 8 * inputs.len()];
     let out = run(&text, &block(inputs.len() as u32), &x, &y).expect("the snippet runs");
-    out.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect()
+    out.chunks_exact(8)
+        .map(|word| u64::from_le_bytes(word.try_into().expect("the chunk has that size")))
+        .collect()
 }
 
 /// One lane of [`lanes32`].
@@ -100,5 +104,8 @@ pub(crate) fn one64(body: &str, a: u64, b: u64, c: u64) -> u64 {
 
 /// Words of bytes.
 pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
-    bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
+    bytes
+        .chunks_exact(4)
+        .map(|word| u32::from_le_bytes(word.try_into().expect("the chunk has that size")))
+        .collect()
 }
