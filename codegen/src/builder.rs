@@ -19,7 +19,7 @@ pub(crate) mod value;
 pub(crate) mod warp;
 
 pub(crate) use control::Carried;
-pub(crate) use memory::{Ptr, Space};
+pub(crate) use memory::Ptr;
 pub(crate) use value::{Bool, F32, I32, I64, Val};
 
 use melior::Context;

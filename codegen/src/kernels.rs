@@ -4,13 +4,18 @@
 //! is correct for every step.
 
 mod attention;
+mod combine;
 mod elements;
 mod gather;
 mod gemm;
+mod grouped_gemm;
 mod lanes;
+mod pick;
 mod pointwise;
 mod product;
+mod reduce;
 mod rms_norm;
+mod rotary;
 mod route_plan;
 mod rows;
 mod tiles;
@@ -60,7 +65,12 @@ pub(crate) fn design(spec: &KernelSpec, step: Step) -> Result<Box<dyn Design>, D
         KernelSpec::TopK { scores, chosen, groups } => {
             top_k::design(scores, chosen, *groups, step)?
         }
-        _ => return Err(Diagnostic::error("E0901", format!("no {} kernels", spec.family()))),
+        KernelSpec::GroupedGemm { a, w, c, top_k } => grouped_gemm::design(a, w, c, *top_k, step),
+        KernelSpec::Combine { y, weight, adds, out } => combine::design(y, weight, adds, out, step),
+        KernelSpec::Reduce { x, out, f } => reduce::reduce(x, out, *f, step),
+        KernelSpec::Softmax { x, out } => reduce::softmax(x, out, step),
+        KernelSpec::Rotary { x, out, interleaved } => rotary::design(x, out, *interleaved, step),
+        KernelSpec::Pick { x, chosen, out } => pick::design(x, chosen, out, step),
     })
 }
 

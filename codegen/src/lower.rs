@@ -21,6 +21,12 @@ use std::sync::Once;
 /// uses them and that CUDA 12.8's driver accepts.
 const PTX_FEATURE: &str = "+ptx87";
 
+/// What LLVM does to a kernel before the back end. `default<O2>` takes longer, unrolls what was
+/// rolled on purpose, and its vector combination forgets which loads are of constant memory.
+const PASSES: &str = "function(sroa,simplifycfg,early-cse<memssa>,\
+    instcombine<no-verify-fixpoint>,loop-mssa(loop-rotate,licm),loop(indvars),gvn,\
+    instcombine<no-verify-fixpoint>,simplifycfg,adce)";
+
 /// What one kernel looks like on its way down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lowered {
@@ -110,12 +116,7 @@ pub(crate) fn lower(context: &Context, mut module: Module, arch: &str, llvm: boo
     let machine = machine(arch);
     translated.set_triple(&machine.get_triple());
     translated.set_data_layout(&machine.get_target_data().get_data_layout());
-    let options = PassBuilderOptions::create();
-    // Kernels are unrolled where they are built; what LLVM would add is only code size.
-    options.set_loop_unrolling(false);
-    options.set_loop_vectorization(false);
-    options.set_loop_slp_vectorization(false);
-    if let Err(e) = translated.run_passes("default<O2>", &machine, options) {
+    if let Err(e) = translated.run_passes(PASSES, &machine, PassBuilderOptions::create()) {
         bug(format_args!("LLVM's passes: {e}"));
     }
     let ptx = machine

@@ -1,6 +1,6 @@
 //! Operands with their layout: from indices to addresses.
 
-use crate::builder::{Builder, I32, Ptr};
+use crate::builder::{Builder, F32, I32, Ptr};
 use moec_ir::DType;
 use moec_ir::kernel::View;
 
@@ -43,6 +43,29 @@ impl<'k> Tensor<'k> {
     /// The address of an element; trailing indices that are left out are 0.
     pub(crate) fn at(&self, index: &[I32<'k>]) -> Ptr<'k> {
         index.iter().enumerate().fold(self.base, |p, (axis, &i)| p.index(i, self.stride(axis)))
+    }
+
+    /// Elements `count` at a time along the last axis, from an index that is a multiple of the
+    /// power of two `count`: as few accesses as the layout allows.
+    pub(crate) fn load(&self, index: &[I32<'k>], count: u64) -> Vec<F32<'k>> {
+        let (at, dtype) = (self.at(index), self.dtype());
+        let stride = self.stride(self.view.shape.len() - 1);
+        if stride == 0 {
+            return vec![at.load(dtype, 1)[0]; count as usize];
+        }
+        let width = vector_width(&self.view).min(count);
+        let part = |i| at.add_const(i * width * stride).load(dtype, width);
+        (0..count / width).flat_map(part).collect()
+    }
+
+    /// Stores elements along the last axis; as [`Tensor::load`].
+    pub(crate) fn store(&self, index: &[I32<'k>], values: &[F32<'k>]) {
+        let at = self.at(index);
+        let stride = self.stride(self.view.shape.len() - 1);
+        let width = vector_width(&self.view).min(values.len() as u64);
+        for (i, chunk) in values.chunks(width as usize).enumerate() {
+            at.add_const(i as u64 * width * stride).store(self.dtype(), chunk);
+        }
     }
 }
 

@@ -77,6 +77,16 @@ impl<'k> I32<'k> {
 }
 
 impl<'k> I32<'k> {
+    /// The sum over this lane and those below it.
+    pub(crate) fn inclusive_sum(self) -> Self {
+        let b = self.b;
+        let lane = b.lane();
+        [1, 2, 4, 8, 16].into_iter().fold(self, |sum, distance| {
+            let below = sum.shuffle_up(distance);
+            sum + below.when(b.i32(distance).le(lane), b.i32(0))
+        })
+    }
+
     /// Bit `i`: whether lane `i` holds the same value: `match.any.sync.b32`
     /// (PTX ISA 9.7.13.11).
     pub(crate) fn match_any(self) -> Self {

@@ -60,12 +60,12 @@ impl Design for Rows {
             let inside = index.lt(rows);
             if self.from_table {
                 let row = index.when(inside, b.i32(0));
-                let values = table.at(&[row, at[1]]).load(table.dtype(), self.width);
-                dense.at(at).store(dense.dtype(), &values);
+                let values = table.load(&[row, at[1]], self.width);
+                dense.store(at, &values);
             } else {
                 b.if_(inside, || {
-                    let values = dense.at(at).load(dense.dtype(), self.width);
-                    table.at(&[index, at[1]]).store(table.dtype(), &values);
+                    let values = dense.load(at, self.width);
+                    table.store(&[index, at[1]], &values);
                 });
             }
         });

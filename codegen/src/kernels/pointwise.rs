@@ -2,7 +2,7 @@
 
 use super::elements::Grid;
 use super::{Design, Step};
-use crate::builder::{Builder, F32, I32};
+use crate::builder::{Builder, F32};
 use crate::tensor::{Tensor, vector_width};
 use moec_ir::graph::{BinaryFn, UnaryFn};
 use moec_ir::kernel::{Scalar, View};
@@ -84,7 +84,7 @@ impl Design for Pointwise {
     fn body<'k>(&self, b: &'k Builder<'k>) {
         self.grid.each(b, |index| {
             let inputs: Vec<Vec<F32<'k>>> = (self.inputs.iter().enumerate())
-                .map(|(i, view)| self.load(&Tensor::operand(b, i, view), view, index))
+                .map(|(i, view)| Tensor::operand(b, i, view).load(index, self.width))
                 .collect();
             let element = |i: usize| {
                 let operands: Vec<_> = inputs.iter().map(|v| v[i]).collect();
@@ -92,23 +92,8 @@ impl Design for Pointwise {
             };
             let values: Vec<_> = (0..self.width as usize).map(element).collect();
             let out = Tensor::operand(b, self.inputs.len(), &self.out);
-            out.at(index).store(out.dtype(), &values);
+            out.store(index, &values);
         });
-    }
-}
-
-impl Pointwise {
-    /// The elements of an input that go with one vector of the output.
-    fn load<'k>(&self, input: &Tensor<'k>, view: &View, index: &[I32<'k>]) -> Vec<F32<'k>> {
-        let at = input.at(index);
-        let stride = view.strides.last().copied().unwrap_or(0) * view.dtype.bytes();
-        if stride == 0 {
-            return vec![at.load(view.dtype, 1)[0]; self.width as usize];
-        }
-        let width = vector_width(view).min(self.width);
-        (0..self.width / width)
-            .flat_map(|i| at.add_const(i * width * stride).load(view.dtype, width))
-            .collect()
     }
 }
 

@@ -66,18 +66,18 @@ impl Design for RmsNorm {
             let width = self.width;
             let elements = row
                 .elements(|at| {
-                    let values = x.at(&[r, h, at]).load(x.dtype(), width);
+                    let values = x.load(&[r, h, at], width);
                     match &fused {
                         None => values,
                         Some((residual, sum)) => {
-                            let add = residual.at(&[r, h, at]).load(residual.dtype(), width);
+                            let add = residual.load(&[r, h, at], width);
                             add_and_keep(sum, &[r, h, at], &values, &add)
                         }
                     }
                 })
                 .then_read(|at| {
                     let kept = fused.as_ref().map_or(&x, |(_, sum)| sum);
-                    kept.at(&[r, h, at]).load(kept.dtype(), width)
+                    kept.load(&[r, h, at], width)
                 });
             let squares = elements.fold(b.f32(0.0), |acc, s| s.fma(s, acc));
             let total = row.combine(squares, 0.0, |p, q| p + q);
@@ -85,10 +85,10 @@ impl Design for RmsNorm {
             let mean = total / b.size(&n).to_f32();
             let factor = (mean + self.eps.0 as f32).rsqrt_approx();
             elements.each(|at, values| {
-                let weights = weight.at(&[at]).load(weight.dtype(), width);
+                let weights = weight.load(&[at], width);
                 let scaled: Vec<F32<'k>> =
                     values.iter().zip(weights).map(|(&s, w)| s * factor * w).collect();
-                out.at(&[r, h, at]).store(out.dtype(), &scaled);
+                out.store(&[r, h, at], &scaled);
             });
         });
     }
@@ -102,6 +102,6 @@ fn add_and_keep<'k>(
     add: &[F32<'k>],
 ) -> Vec<F32<'k>> {
     let sums: Vec<_> = values.iter().zip(add).map(|(&x, &y)| x + y).collect();
-    sum.at(index).store(sum.dtype(), &sums);
+    sum.store(index, &sums);
     sums.into_iter().map(|s| s.rounded(sum.dtype())).collect()
 }

@@ -172,10 +172,7 @@ impl RoutePlan {
             let vectors = per_lane / width as u64;
             let counts: Vec<I32<'k>> = (0..vectors).flat_map(|i| at(i).load_words(width)).collect();
             let of_lane = counts.iter().copied().reduce(|p, q| p + q).unwrap_or(b.i32(0));
-            let up_to_lane = [1, 2, 4, 8, 16].into_iter().fold(of_lane, |sum, distance| {
-                let below = sum.shuffle_up(distance);
-                sum + b.i32(0).when(lane.lt(b.i32(distance)), below)
-            });
+            let up_to_lane = of_lane.inclusive_sum();
             let mut sum = before + up_to_lane - of_lane;
             let starts: Vec<I32<'k>> = counts
                 .iter()

@@ -138,6 +138,11 @@ impl<'k> Row<'k> {
         (!always).then(|| vector.lt(self.vectors))
     }
 
+    /// Whether this thread is the first of the row's team.
+    pub(super) fn is_first_thread(self) -> Bool<'k> {
+        self.thread.eq(self.b.i32(0))
+    }
+
     /// Combines one number per thread over the row's team, in a fixed order; every thread gets
     /// the result. All threads of the CTA must come here.
     pub(super) fn combine(
@@ -163,11 +168,26 @@ impl<'k> Row<'k> {
     }
 }
 
-impl<'k, 'r> Elements<'k, 'r> {
+impl<'k: 'r, 'r> Elements<'k, 'r> {
     /// How [`Elements::each`] reads rows that are too long for registers, where reading them
     /// once has stored something.
     pub(super) fn then_read(self, again: impl Fn(I32<'k>) -> Vec<F32<'k>> + 'r) -> Self {
         Self { again: Some(Box::new(again)), ..self }
+    }
+
+    /// A function of each element; computed once where the elements are in registers.
+    pub(super) fn map(self, f: impl Fn(F32<'k>) -> F32<'k> + Clone + 'r) -> Self {
+        let row = self.row;
+        let held = self.held.map(|parts| {
+            let each =
+                |part: Part<'k>| Part { values: part.values.into_iter().map(&f).collect(), ..part };
+            parts.into_iter().map(each).collect()
+        });
+        let through = |load: Load<'k, 'r>| -> Load<'k, 'r> {
+            let f = f.clone();
+            Box::new(move |at| load(at).into_iter().map(&f).collect())
+        };
+        Self { row, held, load: through(self.load), again: self.again.map(through) }
     }
 
     /// Folds this thread's elements of the row.

@@ -1,6 +1,12 @@
 //! Kernel specs of each family: those of real models and odd ones.
 
-use moec_ir::graph::{BinaryFn, UnaryFn};
+mod attention;
+mod routing;
+
+pub use attention::attentions;
+pub use routing::{route_plans, top_ks};
+
+use moec_ir::graph::{BinaryFn, ReduceFn, UnaryFn};
 use moec_ir::kernel::{KernelSpec, Scalar, View};
 use moec_ir::{DType, Dim, Phase, Real, Sizes, Sym};
 
@@ -115,6 +121,115 @@ pub fn elements() -> Vec<Case> {
     ]
 }
 
+pub fn reductions() -> Vec<Case> {
+    let x = |dtype, n: u64| dense(dtype, &[None, Some(n)]);
+    let softmax = |name, tokens, n: u64, dtype| Case {
+        name,
+        spec: KernelSpec::Softmax { x: x(dtype, n), out: x(dtype, n) },
+        tokens,
+    };
+    let reduce = |name, tokens, n: u64, dtype, f| Case {
+        name,
+        spec: KernelSpec::Reduce { x: x(dtype, n), out: x(dtype, 1), f },
+        tokens,
+    };
+    vec![
+        softmax("softmax experts", 5, 64, F32),
+        softmax("softmax odd", 3, 33, Bf16),
+        softmax("softmax long", 2, 5000, Bf16),
+        softmax("softmax beyond registers", 1, 33_333, F32),
+        reduce("sum", 7, 256, F32, ReduceFn::Sum),
+        reduce("mean odd", 3, 77, Bf16, ReduceFn::Mean),
+        reduce("max long", 2, 40_000, Bf16, ReduceFn::Max),
+    ]
+}
+
+pub fn experts() -> Vec<Case> {
+    let grouped = |name, tokens, top_k: u64, per_pair: bool, e: u64, n: u64, k: u64, dtype| {
+        let spec = KernelSpec::GroupedGemm {
+            a: dense(dtype, &[None, Some(if per_pair { top_k } else { 1 }), Some(k)]),
+            w: dense(dtype, &[Some(e), Some(n), Some(k)]),
+            c: dense(dtype, &[None, Some(top_k), Some(n)]),
+            top_k,
+        };
+        Case { name, spec, tokens }
+    };
+    let combine = |name, tokens, k: u64, n: u64, adds: usize, dtype| {
+        let spec = KernelSpec::Combine {
+            y: dense(dtype, &[None, Some(k), Some(n)]),
+            weight: dense(F32, &[None, Some(k)]),
+            adds: vec![dense(dtype, &[None, Some(n)]); adds],
+            out: dense(dtype, &[None, Some(n)]),
+        };
+        Case { name, spec, tokens }
+    };
+    let pick = |name, tokens, e: u64, k: u64, dtype| {
+        let spec = KernelSpec::Pick {
+            x: dense(dtype, &[None, Some(e)]),
+            chosen: dense(DType::I32, &[None, Some(k)]),
+            out: dense(F32, &[None, Some(k)]),
+        };
+        Case { name, spec, tokens }
+    };
+    vec![
+        grouped("experts decode v3", 1, 8, false, 256, 4096, 7168, Bf16),
+        grouped("experts few rows", 16, 8, true, 24, 40, 72, Bf16),
+        grouped("experts odd", 7, 3, false, 5, 33, 21, F32),
+        grouped("experts tiles", 64, 2, false, 8, 96, 64, Bf16),
+        grouped("experts tiles odd", 50, 3, true, 3, 37, 50, Bf16),
+        combine("combine v3", 2, 8, 7168, 2, Bf16),
+        combine("combine odd", 3, 3, 37, 0, F32),
+        combine("combine many", 1, 20, 50, 1, Bf16),
+        pick("pick", 9, 256, 8, F32),
+        pick("pick odd", 5, 7, 3, Bf16),
+    ]
+}
+
+pub fn rotations() -> Vec<Case> {
+    let rotary = |name, tokens, heads: u64, dim: u64, stride: u64, interleaved, dtype| {
+        let view = |row: u64| {
+            View::new(dtype, [t(), Dim::from(heads), Dim::from(dim)], [heads * row, row, 1])
+        };
+        Case {
+            name,
+            spec: KernelSpec::Rotary { x: view(stride), out: view(dim), interleaved },
+            tokens,
+        }
+    };
+    vec![
+        rotary("rotary interleaved", 3, 4, 64, 192, true, Bf16),
+        rotary("rotary halves", 3, 8, 128, 128, false, Bf16),
+        rotary("rotary odd pairs", 5, 1, 6, 11, true, F32),
+        rotary("rotary odd halves", 5, 3, 10, 13, false, Bf16),
+        rotary("rotary short", 40, 2, 8, 8, true, F32),
+    ]
+}
+
+pub fn movements() -> Vec<Case> {
+    let gather = |name, tokens, rows: u64, n: u64, from, to| {
+        let spec = KernelSpec::Gather {
+            table: dense(from, &[Some(rows), Some(n)]),
+            out: dense(to, &[None, Some(n)]),
+        };
+        Case { name, spec, tokens }
+    };
+    let scatter = |name, tokens, rows: u64, n: u64, from, to| {
+        let spec = KernelSpec::Scatter {
+            x: dense(from, &[None, Some(n)]),
+            table: dense(to, &[Some(rows), Some(n)]),
+        };
+        Case { name, spec, tokens }
+    };
+    vec![
+        gather("gather embedding", 3, 1000, 7168, Bf16, Bf16),
+        gather("gather odd", 7, 13, 37, F32, Bf16),
+        gather("gather integers", 5, 9, 3, DType::I32, DType::I32),
+        scatter("scatter cache", 2, 300, 576, Bf16, Bf16),
+        scatter("scatter odd", 6, 20, 35, Bf16, F32),
+    ]
+}
+
 pub fn all() -> Vec<Case> {
-    [gemms(), rows(), elements()].into_iter().flatten().collect()
+    let families = [gemms, rows, elements, reductions, experts, rotations, movements];
+    families.into_iter().flat_map(|family| family()).collect()
 }

@@ -1,0 +1,169 @@
+//! One matrix per expert: rows that a route plan has sorted by expert.
+//!
+//! The sorted rows are cut into blocks of rows of one expert; a CTA finds its block from the
+//! plan's offsets. How many blocks there are is known only on the device, so the grid covers
+//! the worst case and CTAs beyond the last block end at once.
+
+use super::lanes::Lanes;
+use super::product::{Product, RowOut};
+use super::tiles::Tile;
+use super::{Design, Step};
+use crate::builder::{Bool, Builder, I32, Ptr};
+use crate::tensor::Tensor;
+use moec_ir::Dim;
+use moec_ir::kernel::View;
+use moec_ir::plan::Geometry;
+
+struct GroupedGemm {
+    a: View,
+    w: View,
+    c: View,
+    top_k: u64,
+    experts: u64,
+    product: Product,
+    variant: Variant,
+}
+
+enum Variant {
+    Few(Lanes),
+    Many(Tile),
+}
+
+/// With more rows per expert than this, tiles through shared memory take fewer instructions.
+const FEW_ROWS: u64 = 8;
+
+pub(super) fn design(a: &View, w: &View, c: &View, top_k: u64, step: Step) -> Box<dyn Design> {
+    let product = Product::new(a, w, None, c);
+    let experts = w.shape[0].constant().unwrap_or(1).max(1);
+    let pairs = c.shape[0].eval(&step.sizes) * top_k;
+    // Experts that have rows at all share them; few tokens reach few experts.
+    let rows = pairs.div_ceil(experts.min(pairs).max(1));
+    let variant = if rows <= FEW_ROWS {
+        Variant::Few(Lanes::new(&product, rows, step.sizes))
+    } else {
+        Variant::Many(Tile::new(&product, rows, step.sizes))
+    };
+    let (a, w, c) = (a.clone(), w.clone(), c.clone());
+    Box::new(GroupedGemm { a, w, c, top_k, experts, product, variant })
+}
+
+/// Rows of one expert, by their places in the sorted list.
+#[derive(Clone, Copy)]
+struct Block<'k> {
+    exists: Bool<'k>,
+    expert: I32<'k>,
+    first: I32<'k>,
+    end: I32<'k>,
+}
+
+impl Design for GroupedGemm {
+    fn geometry(&self) -> Geometry {
+        let (rows, columns, threads) = match &self.variant {
+            Variant::Few(lanes) => (lanes.rows, lanes.columns_per_cta(), lanes.threads),
+            Variant::Many(tile) => (tile.rows, tile.columns, tile.threads()),
+        };
+        // At most floor((pairs + experts * (rows - 1)) / rows) blocks.
+        let pairs = self.c.shape[0].clone() * self.top_k;
+        let covered = pairs + Dim::from((self.experts - 1) * (rows - 1));
+        super::launch(&[(covered, rows), (self.product.n.clone(), columns)], threads)
+    }
+
+    fn operands(&self) -> usize {
+        4
+    }
+
+    fn body<'k>(&self, b: &'k Builder<'k>) {
+        let a = Tensor::operand(b, 0, &self.a).read_only();
+        let w = Tensor::operand(b, 1, &self.w).read_only();
+        let route = b.operand(2).read_only();
+        let c = Tensor::operand(b, 3, &self.c);
+        let rows = match &self.variant {
+            Variant::Few(lanes) => lanes.rows,
+            Variant::Many(tile) => tile.rows,
+        };
+        let block = if rows == 1 { self.row(b, route) } else { self.block(b, route, rows) };
+        // A row of the block: its token and which of the token's experts this is.
+        let pair = |row: I32<'k>| {
+            let place = (block.first + row).min(block.end - 1) + b.i32(self.experts + 1);
+            let pair = route.index(place, 4).load_scalar::<i32>();
+            [pair / self.top_k as i32, pair % self.top_k as i32]
+        };
+        let row_of_a = |row: I32<'k>| a.at(&pair(row));
+        let out = |row: I32<'k>| RowOut {
+            exists: (block.first + row).lt(block.end),
+            c: c.at(&pair(row)),
+            add: None,
+        };
+        let columns = b.cta(1);
+        b.if_(block.exists, || {
+            let weights = w.at(&[block.expert]);
+            match &self.variant {
+                Variant::Few(lanes) => {
+                    let rows: Vec<_> = (0..lanes.rows).map(|i| row_of_a(b.i32(i))).collect();
+                    lanes.body(b, &self.product, columns, &rows, weights, &out);
+                }
+                Variant::Many(tile) => {
+                    tile.body(b, &self.product, columns, &row_of_a, weights, &out);
+                }
+            }
+        });
+    }
+}
+
+impl GroupedGemm {
+    /// Blocks of one row: the expert is found by bisecting the offsets.
+    fn row<'k>(&self, b: &'k Builder<'k>, route: Ptr<'k>) -> Block<'k> {
+        let first = b.cta(0);
+        let mut expert = b.i32(0);
+        let mut stride = self.experts.next_power_of_two() / 2;
+        while stride > 0 {
+            let next = expert + b.i32(stride);
+            let known = next.min(b.i32(self.experts - 1));
+            let offset = route.index(known, 4).load_scalar::<i32>();
+            expert = next.when(offset.le(first) & next.eq(known), expert);
+            stride /= 2;
+        }
+        Block { exists: b.truth(true), expert, first, end: first + 1 }
+    }
+
+    /// Blocks of up to `rows` rows: each warp sums up the experts' blocks, 32 experts at a time,
+    /// until it has passed this CTA's.
+    fn block<'k>(&self, b: &'k Builder<'k>, route: Ptr<'k>, rows: u64) -> Block<'k> {
+        let wanted = b.cta(0);
+        let (zero, n_experts) = (b.i32(0), b.i32(self.experts));
+        let start = vec![zero, zero, zero, zero, zero];
+        let found = b.while_loop(
+            start,
+            |s| {
+                let [from, blocks, ..] = s[..] else { return b.truth(false) };
+                from.lt(n_experts) & blocks.le(wanted)
+            },
+            |s| {
+                let (from, before) = (s[0], s[1]);
+                let expert = from + b.lane();
+                let known = expert.min(n_experts - 1);
+                let [first, end] =
+                    [0, 1].map(|i| route.add_const(4 * i).index(known, 4).load_scalar::<i32>());
+                let own = (end - first).div_ceil(rows as i32).when(expert.lt(n_experts), zero);
+                let through = own.inclusive_sum() + before;
+                let mine = wanted.lt(through) & (through - own).le(wanted);
+                let lane = mine.ballot().lowest_one();
+                let place = first + (wanted - (through - own)) * rows as i32;
+                let total = through.shuffle_from(b.i32(31));
+                vec![
+                    from + 32,
+                    total,
+                    from + lane,
+                    place.shuffle_from(lane),
+                    end.shuffle_from(lane),
+                ]
+            },
+        );
+        Block {
+            exists: wanted.lt(found[1]),
+            expert: found[2],
+            first: found[3],
+            end: (found[3] + rows as i32).min(found[4]),
+        }
+    }
+}
