@@ -84,8 +84,11 @@ impl Dim {
         let sum: i128 = self
             .terms
             .iter()
-            .map(|(m, &c)| m.iter().fold(i128::from(c), |p, &s| p * i128::from(sizes.get(s))))
-            .sum();
+            .map(|(m, &c)| {
+                let sizes = m.iter().map(|&s| i128::from(sizes.get(s)));
+                sizes.fold(i128::from(c), i128::saturating_mul)
+            })
+            .fold(0, i128::saturating_add);
         u64::try_from(sum.max(0)).unwrap_or(u64::MAX)
     }
 

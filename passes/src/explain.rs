@@ -2,7 +2,7 @@
 
 use crate::cost::CostModel;
 use crate::optimize::{Options, Solved, solve};
-use crate::plan::{KernelTable, Planned};
+use crate::plan::{KernelTable, Planned, plan_function};
 use crate::rules::{Family, Rule};
 use moec_ir::{Function, Graph, Phase, Plan, Sizes};
 use std::collections::BTreeMap;
@@ -65,8 +65,7 @@ pub struct FunctionReport {
     pub iterations: usize,
     /// Whether nothing was new in the end; a limit was reached otherwise.
     pub saturated: bool,
-    /// Seconds that extraction predicted, before layout.
-    extracted: f64,
+    /// The rules that made two classes one, each after the first iteration in which it did.
     fired: Vec<(usize, usize)>,
 }
 
@@ -106,7 +105,6 @@ impl FunctionReport {
             nodes: solved.built.egraph.total_number_of_nodes(),
             iterations: solved.saturation.iterations,
             saturated: solved.saturation.saturated,
-            extracted: solved.extracted.as_ref().map_or(f64::INFINITY, |e| e.seconds),
             fired: fired.enumerate().filter_map(|(r, f)| f.map(|at| (at, r))).collect(),
         }
     }
@@ -171,7 +169,10 @@ impl Contribution {
                 .map(|(_, r)| *r)
                 .collect();
             let solved = solve(function, &with, options.limits, cost);
-            solved.extracted.map_or(f64::INFINITY, |e| e.seconds)
+            let planned = solved.extracted.and_then(|extracted| {
+                plan_function(function, &extracted, cost, &mut KernelTable::default()).ok()
+            });
+            planned.map_or(f64::INFINITY, |p| p.seconds.iter().sum())
         };
         let mut needed: Vec<(usize, usize)> = report
             .fired
@@ -182,7 +183,7 @@ impl Contribution {
         needed.sort_unstable();
         for at in (0..needed.len()).rev() {
             let rule = needed.remove(at);
-            if seconds(&needed) > report.extracted * (1.0 + SAME_COST) {
+            if seconds(&needed) > report.seconds * (1.0 + SAME_COST) {
                 needed.insert(at, rule);
             }
         }

@@ -21,8 +21,6 @@ pub(crate) struct Extracted {
     pub(crate) values: Vec<ChosenValue>,
     /// The function's outputs.
     pub(crate) outputs: Vec<usize>,
-    /// Predicted seconds.
-    pub(crate) seconds: f64,
 }
 
 /// A value and the node that was chosen to compute it.

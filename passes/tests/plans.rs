@@ -5,6 +5,8 @@
 mod models;
 
 use models::{Config, TINY, V3, model};
+use moec_ir::graph::UnaryFn;
+use moec_ir::kernel::Scalar;
 use moec_ir::{KernelSpec, Phase, Plan, Target};
 use moec_passes::{Family, Options, optimize};
 
@@ -62,4 +64,111 @@ fn lowering_alone_compiles_every_function() {
         let plan = plan(&TINY, phase, &options);
         assert_eq!(families(&plan, "sparse").iter().filter(|f| **f == "combine").count(), 1);
     }
+}
+
+#[test]
+fn products_of_one_operand_are_one_product_and_sums_join_kernels() {
+    for phase in Phase::ALL {
+        let plan = plan(&V3, phase, &Options::default());
+        let f = plan.functions.iter().find(|f| f.name == "sparse").unwrap();
+        let stacked = |name: &str| {
+            f.weights.iter().any(|w| w.parts.len() == 2 && w.parts[0].tensor.ends_with(name))
+        };
+        assert!(stacked("q_a_proj.weight"), "with kv_a_proj_with_mqa");
+        assert!(
+            stacked("experts.{e}.gate_proj.weight") && stacked("shared_experts.gate_proj.weight")
+        );
+        let specs: Vec<&KernelSpec> =
+            f.launches.iter().map(|l| &plan.kernels[l.kernel].spec).collect();
+        assert!(specs.iter().any(|s| matches!(s, KernelSpec::Gemm { add: Some(_), .. })));
+        // The shared experts' output and the residual.
+        assert!(
+            specs.iter().any(|s| matches!(s, KernelSpec::Combine { adds, .. } if adds.len() == 2))
+        );
+        let silu = Scalar::Unary(UnaryFn::Silu, 0);
+        let silu_times = |s: &&&KernelSpec| match s {
+            KernelSpec::Pointwise { code, .. } => code.len() == 4 && code.contains(&silu),
+            _ => false,
+        };
+        assert_eq!(specs.iter().filter(silu_times).count(), 2);
+        assert!(
+            specs
+                .iter()
+                .all(|s| !matches!(s, KernelSpec::Pointwise { code, .. } if code.len() == 1))
+        );
+    }
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    let text = |phase| {
+        let graph = model("DeepSeekV3", &V3);
+        let target = Target::named("h800").unwrap();
+        let options = Options { explain: true, ..Default::default() };
+        let made = optimize(&graph, &target, phase, &options).unwrap();
+        let plan = serde_json::to_string(&made.plan).unwrap();
+        (plan, made.explanation.to_string(), made.egraph)
+    };
+    for phase in Phase::ALL {
+        assert_eq!(text(phase), text(phase));
+    }
+}
+
+#[test]
+fn a_layer_is_optimised_once_however_often_it_occurs() {
+    let (few, many) = (Config { layers: 4, ..V3 }, V3);
+    for phase in Phase::ALL {
+        let (few, many) =
+            (plan(&few, phase, &Options::default()), plan(&many, phase, &Options::default()));
+        assert_eq!(few.functions, many.functions);
+        assert_eq!(few.kernels, many.kernels);
+        assert_eq!(many.entries[0].steps.len(), 63);
+        // Two values take turns, beside the ids and the logits.
+        let storages = many.entries[0].values.iter().map(|v| v.storage).max().unwrap() + 1;
+        assert_eq!(storages, 4);
+    }
+}
+
+#[test]
+fn the_explanation_leads_from_lowering_alone_to_the_plan() {
+    let graph = model("DeepSeekV3", &V3);
+    let target = Target::named("h800").unwrap();
+    let options = Options { explain: true, ..Default::default() };
+    let made = optimize(&graph, &target, Phase::Decode, &options).unwrap().explanation;
+    let step = |name: &str| made.steps.iter().position(|s| s.rule == name);
+    assert!(step("attention-is-a-weighted-mix") < step("absorb-key-projection"));
+    assert!(step("absorb-value-projection").is_some());
+    for (a, b) in made.steps.iter().zip(&made.steps[1..]) {
+        assert_eq!(a.after, b.before);
+    }
+    let (first, last) = (made.steps.first().unwrap(), made.steps.last().unwrap());
+    assert!(last.after < 0.5 * first.before, "{made}");
+    assert!((last.after - made.seconds).abs() < 1e-5 * made.seconds, "{made}");
+    let shown = made.to_string();
+    for what in ["absorb-key-projection", "q_a_proj, self_attn.kv_a_proj", "58 times"] {
+        assert!(shown.contains(what), "{what}: {shown}");
+    }
+}
+
+#[test]
+fn other_targets_weigh_differently() {
+    let graph = model("DeepSeekV3", &V3);
+    let seconds = |name: &str| {
+        let target = Target::named(name).unwrap();
+        optimize(&graph, &target, Phase::Prefill, &Options::default()).unwrap().explanation.seconds
+    };
+    assert!(seconds("h20") > 2.0 * seconds("h800"), "148 TFLOP/s against 989");
+}
+
+#[test]
+fn the_catalogue_of_rules_lists_every_rule_as_it_is() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/rewrites.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let listed: Vec<&str> = page.lines().filter(|l| l.starts_with("| `")).collect();
+    let mut rules = moec_passes::rules();
+    // The page begins with what is interesting.
+    rules.sort_by_key(|r| r.family);
+    let wanted: Vec<String> =
+        rules.iter().map(|r| format!("| `{}` | `{}` |", r.name, r.equation)).collect();
+    assert_eq!(listed, wanted, "copy the right side into docs/rewrites.md");
 }

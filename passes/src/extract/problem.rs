@@ -143,9 +143,8 @@ impl<'a> Problem<'a> {
                 seconds: way.cost,
             });
         }
-        let seconds = values.iter().map(|v| v.seconds).sum();
         let outputs = self.outputs.iter().map(|id| place[id]).collect();
-        Extracted { values, outputs, seconds }
+        Extracted { values, outputs }
     }
 }
 

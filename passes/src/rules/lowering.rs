@@ -1,5 +1,6 @@
-//! Mathematics to kernels: every operation has at least one line, so that whatever the language
-//! admits can be compiled.
+//! Mathematics to kernels: every operation has at least one line, so that what the language
+//! admits can be compiled. The parts of attention compile together only, since scores of all
+//! tokens with all keys are never stored.
 
 use super::conditions::*;
 use super::{Rule, attention, pointwise};

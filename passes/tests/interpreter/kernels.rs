@@ -1,0 +1,229 @@
+//! The kernels, one function each.
+
+use super::Access;
+use moec_ir::KernelSpec;
+use moec_ir::graph::Op;
+use moec_ir::graph::eval::{Context, Tensor, eval_op};
+use moec_ir::kernel::{Scalar, View};
+
+/// Executes a kernel on its operands.
+pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
+    match spec {
+        KernelSpec::Gemm { a, w, add, c } => gemm(m, a, w, add.as_ref(), c),
+        KernelSpec::GroupedGemm { a, w, c, top_k } => grouped(m, a, w, c, *top_k as usize),
+        KernelSpec::RoutePlan { chosen, n_experts } => route(m, chosen, *n_experts as usize),
+        KernelSpec::Combine { y, weight, adds, out } => combine(m, y, weight, adds, out),
+        KernelSpec::RmsNorm { x, residual, weight, out, eps } => {
+            rms_norm(m, x, residual.as_ref(), weight, out, eps.0);
+        }
+        KernelSpec::Pointwise { inputs, out, code } => pointwise(m, inputs, out, code),
+        KernelSpec::Reduce { x, out, f } => rows(m, x, None, out, &Op::Reduce(*f)),
+        KernelSpec::Softmax { x, out } => rows(m, x, None, out, &Op::Softmax),
+        KernelSpec::TopK { scores, chosen, groups } => {
+            let k = chosen.shape[1].constant().expect("a fixed number");
+            rows(m, scores, None, chosen, &Op::TopK { k, groups: *groups });
+        }
+        KernelSpec::Pick { x, chosen, out } => rows(m, x, Some(chosen), out, &Op::Pick),
+        KernelSpec::Rotary { x, out, interleaved } => rotary(m, x, out, *interleaved),
+        KernelSpec::Gather { table, out } => {
+            each(&m.sizes(out), |i| {
+                let v = m.get(0, table, &[m.plain(1, i[0]) as usize, i[1]]);
+                m.set(2, out, i, v);
+            });
+        }
+        KernelSpec::Scatter { x, table } => {
+            each(&m.sizes(x), |i| {
+                let v = m.get(0, x, i);
+                m.set(2, table, &[m.plain(1, i[0]) as usize, i[1]], v);
+            });
+        }
+        KernelSpec::Attention { q, k, v, out, scale } => attention(m, q, k, v, out, scale.0),
+    }
+}
+
+/// Calls with every index of a shape.
+fn each(shape: &[usize], mut f: impl FnMut(&[usize])) {
+    let mut index = vec![0; shape.len()];
+    for at in 0..shape.iter().product() {
+        let mut rest: usize = at;
+        for axis in (0..shape.len()).rev() {
+            index[axis] = rest % shape[axis];
+            rest /= shape[axis];
+        }
+        f(&index);
+    }
+}
+
+fn gemm(m: &mut Access<'_>, a: &View, w: &View, add: Option<&View>, c: &View) {
+    let columns = m.sizes(a)[2];
+    each(&m.sizes(c), |i| {
+        let products =
+            (0..columns).map(|k| m.get(0, a, &[i[0], i[1], k]) * m.get(1, w, &[i[0], i[2], k]));
+        let sum: f64 = products.sum();
+        let more = add.map_or(0.0, |add| m.get(2, add, i));
+        m.set(2 + usize::from(add.is_some()), c, i, sum + more);
+    });
+}
+
+fn grouped(m: &mut Access<'_>, a: &View, w: &View, c: &View, top_k: usize) {
+    let (shape, columns) = (m.sizes(c), m.sizes(a)[2]);
+    let (experts, shared) = (m.sizes(w)[0], m.sizes(a)[1] == 1);
+    for e in 0..experts {
+        for at in m.plain(2, e) as usize..m.plain(2, e + 1) as usize {
+            let row = m.plain(2, experts + 1 + at) as usize;
+            let (t, j) = (row / top_k, row % top_k);
+            for n in 0..shape[2] {
+                let from = if shared { 0 } else { j };
+                let products =
+                    (0..columns).map(|k| m.get(0, a, &[t, from, k]) * m.get(1, w, &[e, n, k]));
+                let sum = products.sum();
+                m.set(3, c, &[t, j, n], sum);
+            }
+        }
+    }
+}
+
+fn route(m: &mut Access<'_>, chosen: &View, n_experts: usize) {
+    let shape = m.sizes(chosen);
+    let mut next = 0;
+    for e in 0..n_experts {
+        m.set_plain(1, e, f64::from(next));
+        for t in 0..shape[0] {
+            for j in 0..shape[1] {
+                if m.get(0, chosen, &[t, j]) == e as f64 {
+                    let row = (t * shape[1] + j) as f64;
+                    m.set_plain(1, n_experts + 1 + next as usize, row);
+                    next += 1;
+                }
+            }
+        }
+    }
+    m.set_plain(1, n_experts, f64::from(next));
+}
+
+fn combine(m: &mut Access<'_>, y: &View, weight: &View, adds: &[View], out: &View) {
+    let per_token = m.sizes(y)[1];
+    each(&m.sizes(out), |i| {
+        let terms =
+            (0..per_token).map(|j| m.get(0, y, &[i[0], j, i[1]]) * m.get(1, weight, &[i[0], j]));
+        let more = adds.iter().enumerate().map(|(at, add)| m.get(2 + at, add, i));
+        let sum = terms.chain(more).sum();
+        m.set(2 + adds.len(), out, i, sum);
+    });
+}
+
+fn rms_norm(
+    m: &mut Access<'_>,
+    x: &View,
+    residual: Option<&(View, View)>,
+    weight: &View,
+    out: &View,
+    eps: f64,
+) {
+    let shape = m.sizes(x);
+    let shift = if residual.is_some() { 2 } else { 0 };
+    each(&shape[..2], |i| {
+        let at = |n: usize| [i[0], i[1], n];
+        let row: Vec<f64> = (0..shape[2])
+            .map(|n| m.get(0, x, &at(n)) + residual.map_or(0.0, |(r, _)| m.get(1, r, &at(n))))
+            .collect();
+        let mean = row.iter().map(|v| v * v).sum::<f64>() / shape[2] as f64;
+        for (n, v) in row.iter().enumerate() {
+            if let Some((_, sum)) = residual {
+                m.set(2, sum, &at(n), *v);
+            }
+            let w = m.get(1 + shift, weight, &[n]);
+            m.set(2 + shift, out, &at(n), v / (mean + eps).sqrt() * w);
+        }
+    });
+}
+
+fn scalar(op: &Op, x: &[f64]) -> f64 {
+    let x: Vec<Tensor> = x.iter().map(|v| Tensor { shape: vec![], data: vec![*v] }).collect();
+    let x: Vec<&Tensor> = x.iter().collect();
+    eval_op(op, &x, &[], Context { past: 0, tokens: 1 }).expect("a number").data[0]
+}
+
+fn pointwise(m: &mut Access<'_>, inputs: &[View], out: &View, code: &[Scalar]) {
+    for input in inputs {
+        assert_eq!(input.shape, out.shape, "inputs repeat by zero strides");
+    }
+    each(&m.sizes(out), |i| {
+        let mut steps: Vec<f64> = vec![];
+        for step in code {
+            let value = match *step {
+                Scalar::Input(x) => m.get(x, &inputs[x], i),
+                Scalar::Constant(c) => c.0,
+                Scalar::Unary(f, x) => scalar(&Op::Unary(f), &[steps[x]]),
+                Scalar::Binary(f, x, y) => scalar(&Op::Binary(f), &[steps[x], steps[y]]),
+            };
+            steps.push(value);
+        }
+        m.set(inputs.len(), out, i, *steps.last().expect("a result"));
+    });
+}
+
+/// Kernels of rows: x, [other], out.
+fn rows(m: &mut Access<'_>, x: &View, other: Option<&View>, out: &View, op: &Op) {
+    let read = |m: &Access<'_>, operand: usize, view: &View| {
+        let shape = m.sizes(view);
+        let mut data = vec![];
+        each(&shape, |i| data.push(m.get(operand, view, i)));
+        Tensor { shape, data }
+    };
+    let operands: Vec<Tensor> =
+        [read(m, 0, x)].into_iter().chain(other.map(|view| read(m, 1, view))).collect();
+    let operands: Vec<&Tensor> = operands.iter().collect();
+    let sizes = m.sizes(out);
+    let shape: Vec<moec_ir::Dim> = sizes.iter().map(|n| (*n as u64).into()).collect();
+    let result = eval_op(op, &operands, &shape, Context { past: 0, tokens: sizes[0] });
+    let mut values = result.expect("rows").data.into_iter();
+    each(&sizes, |i| m.set(operands.len(), out, i, values.next().expect("a value")));
+}
+
+fn rotary(m: &mut Access<'_>, x: &View, out: &View, interleaved: bool) {
+    let shape = m.sizes(x);
+    let half = shape[2] / 2;
+    each(&[shape[0], shape[1], half], |i| {
+        let (a, b) = if interleaved { (2 * i[2], 2 * i[2] + 1) } else { (i[2], i[2] + half) };
+        let entry = (m.plain(2, i[0]) as usize * half + i[2]) * 2;
+        let (cos, sin) = (m.plain(1, entry), m.plain(1, entry + 1));
+        let (u, v) = (m.get(0, x, &[i[0], i[1], a]), m.get(0, x, &[i[0], i[1], b]));
+        m.set(3, out, &[i[0], i[1], a], u * cos - v * sin);
+        m.set(3, out, &[i[0], i[1], b], u * sin + v * cos);
+    });
+}
+
+fn attention(m: &mut Access<'_>, q: &[View], k: &[View], v: &View, out: &View, scale: f64) {
+    let parts = q.len();
+    let shape = m.sizes(out);
+    let (positions, sequences, starts) = (2 * parts + 1, 2 * parts + 2, 2 * parts + 3);
+    for t in 0..shape[0] {
+        let start = m.plain(starts, m.plain(sequences, t) as usize) as usize;
+        let keys = m.plain(positions, t) as usize + 1;
+        for h in 0..shape[1] {
+            let mut weights: Vec<f64> = (start..start + keys)
+                .map(|s| {
+                    let part = |p: usize| -> f64 {
+                        let head = h / (shape[1] / m.sizes(&k[p])[1]);
+                        let width = m.sizes(&q[p])[2];
+                        let dot = |d| {
+                            m.get(p, &q[p], &[t, h, d]) * m.get(parts + p, &k[p], &[s, head, d])
+                        };
+                        (0..width).map(dot).sum()
+                    };
+                    scale * (0..parts).map(part).sum::<f64>()
+                })
+                .collect();
+            let most = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            weights.iter_mut().for_each(|w| *w = (*w - most).exp());
+            let total: f64 = weights.iter().sum();
+            let head = h / (shape[1] / m.sizes(v)[1]);
+            for d in 0..shape[2] {
+                let row = |s: usize| m.get(2 * parts, v, &[start + s, head, d]);
+                let sum: f64 = weights.iter().enumerate().map(|(s, w)| w * row(s)).sum();
+                m.set(starts + 1, out, &[t, h, d], sum / total);
+            }
+        }
+    }
+}
