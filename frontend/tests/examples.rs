@@ -1,5 +1,7 @@
 //! The examples are canonical, sound, and what import writes.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure")]
+
 use moec_frontend::{Model, check, format, import, lower, parse};
 use moec_ir::DType;
 use std::collections::BTreeSet;

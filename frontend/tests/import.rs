@@ -1,5 +1,7 @@
 //! Configurations: what is honoured, and what is refused by name.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure")]
+
 use moec_frontend::{check, import, parse};
 use moec_ir::Op;
 use serde_json::{Value, json};

@@ -1,5 +1,7 @@
 //! What the language can say, and what it becomes.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure")]
+
 use moec_frontend::{Model, check, parse};
 use moec_ir::graph::{Function, verify};
 use moec_ir::{DType, Op};

@@ -1,5 +1,7 @@
 //! No input, however broken, makes the front end panic, loop or overflow.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure")]
+
 use moec_frontend::{check, format, import, parse};
 use proptest::prelude::*;
 use std::fs;

@@ -132,12 +132,10 @@ impl<'a> Checker<'a> {
     }
 
     fn only_word<'s>(&mut self, setting: &'s Setting) -> Option<&'s Ident> {
-        match setting.phrases.as_slice() {
-            [one] => match one.as_slice() {
-                [Word::Name(word)] => return Some(word),
-                _ => {}
-            },
-            _ => {}
+        if let [one] = setting.phrases.as_slice()
+            && let [Word::Name(word)] = one.as_slice()
+        {
+            return Some(word);
         }
         self.fail(
             Diagnostic::error("E0403", format!("`{}` takes one word", setting.name))

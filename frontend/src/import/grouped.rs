@@ -105,7 +105,7 @@ fn head_size(config: &mut Config<'_>, frame: &Frame, given: u64) -> Option<u64> 
     if given > 0 {
         return Some(given);
     }
-    if frame.hidden % frame.heads == 0 {
+    if frame.hidden.is_multiple_of(frame.heads) {
         return Some(frame.hidden / frame.heads);
     }
     config.refuse(

@@ -28,7 +28,7 @@ pub(super) fn explain(source: &str, error: &Error<Rule>) -> Diagnostic {
         _ => format!("expected {}, found {shown}", list(&expected)),
     };
     let mut d = Diagnostic::error("E0101", message).at(span, "not expected here");
-    if let Some(help) = help(found, positives) {
+    if let Some(help) = help(found, &expected) {
         d = d.help(help);
     }
     d
@@ -50,10 +50,34 @@ fn next_token(source: &str, at: usize) -> &str {
     &rest[..end]
 }
 
-/// What could have stood there, most telling first, without repetitions.
+/// What could have stood there, without repetitions and without what could stand almost
+/// anywhere (an operator, `as`) where something more telling could stand too.
 fn expected(rules: &[Rule]) -> Vec<&'static str> {
     let mut seen = BTreeSet::new();
-    rules.iter().filter_map(|&r| describe(r)).filter(|d| seen.insert(*d)).collect()
+    let mut all: Vec<_> =
+        rules.iter().filter_map(|&r| describe(r)).filter(|d| seen.insert(*d)).collect();
+    let declarations = ["`param`", "`cache`", "`use`", "`fn`", "`dim`"];
+    if declarations.iter().all(|d| all.contains(d)) {
+        let others =
+            ["`block`", "`entry`", "`let`", "`precision`", "`parallel`", "`train`", "`state`"];
+        all.retain(|d| !declarations.contains(d) && !others.contains(d));
+        all.push("a declaration");
+    }
+    let weak = |d: &&str| ["an operator", "`as`", "`|`", "`..`", "`let`"].contains(d);
+    if all.iter().any(|d| !weak(d)) {
+        all.retain(|d| !weak(d));
+    }
+    // Within a call, `=` would make what stands before it the name of an argument.
+    if all.contains(&"`)`") {
+        all.retain(|d| *d != "`=`");
+    }
+    let rank = |d: &str| match d {
+        "`]`" | "`)`" | "`}`" => 0,
+        "`,`" => 1,
+        _ => 2,
+    };
+    all.sort_by_key(|d| rank(d));
+    all
 }
 
 fn list(items: &[&str]) -> String {
@@ -67,7 +91,7 @@ fn list(items: &[&str]) -> String {
 fn describe(rule: Rule) -> Option<&'static str> {
     use Rule::*;
     Some(match rule {
-        model | k_model => "`model`",
+        file | model | k_model => "`model`",
         target | k_target => "`target`",
         dims | k_dim => "`dim`",
         constant | let_bind | k_let => "`let`",
@@ -108,7 +132,7 @@ fn describe(rule: Rule) -> Option<&'static str> {
         name | ident | dim | input | named | setting | spread | share | sms | update
         | directive | word | phrase => "a name",
         EOI => "the end of the file",
-        WHITESPACE | COMMENT | file | model_member | block_member | section | letter | keyword => {
+        WHITESPACE | COMMENT | model_member | block_member | section | letter | keyword => {
             return None;
         }
     })
@@ -135,11 +159,11 @@ const KEYWORDS: [&str; 18] = [
     "int",
 ];
 
-fn help(found: &str, positives: &[Rule]) -> Option<String> {
-    if KEYWORDS.contains(&found) && positives.contains(&Rule::name) {
+fn help(found: &str, expected: &[&str]) -> Option<String> {
+    if KEYWORDS.contains(&found) && expected.contains(&"a name") {
         return Some(format!("`{found}` is a word of the language; choose another name"));
     }
-    if found == "}" && positives.iter().any(|r| matches!(r, Rule::expr | Rule::name)) {
+    if found == "}" && expected == ["an expression"] {
         return Some("a body ends with the expression that it returns".into());
     }
     let word = found.chars().next().is_some_and(char::is_alphabetic);
