@@ -118,7 +118,98 @@ pub fn elements() -> Vec<Case> {
             spec: spec(vec![halves(37, 0), halves(37, 1)], x(37), swiglu),
             tokens: 5,
         },
+        Case {
+            name: "every function",
+            spec: spec(
+                vec![dense(F32, &[None, Some(50)])],
+                dense(F32, &[None, Some(50)]),
+                functions(),
+            ),
+            tokens: 2,
+        },
+        Case {
+            name: "broadcast",
+            spec: spec(
+                vec![
+                    View::new(F32, [t(), Dim::from(3), Dim::from(1)], [3, 1, 0]),
+                    View::new(Bf16, [1, 1, 20].map(Dim::from), [0, 0, 1]),
+                    View::new(F32, [1, 3, 20].map(Dim::from), [0, 20, 1]),
+                ],
+                dense(F32, &[None, Some(3), Some(20)]),
+                vec![
+                    Scalar::Input(0),
+                    Scalar::Input(1),
+                    Scalar::Input(2),
+                    Scalar::Constant(Real(0.75)),
+                    Scalar::Binary(BinaryFn::Mul, 0, 1),
+                    Scalar::Binary(BinaryFn::Div, 4, 3),
+                    Scalar::Binary(BinaryFn::Max, 5, 2),
+                    Scalar::Binary(BinaryFn::Min, 6, 3),
+                    Scalar::Binary(BinaryFn::Sub, 7, 2),
+                ],
+            ),
+            tokens: 5,
+        },
+        Case {
+            name: "transposed copy",
+            spec: spec(
+                vec![View::new(F32, [t(), Dim::from(6), Dim::from(10)], [60, 1, 6])],
+                dense(Bf16, &[None, Some(6), Some(10)]),
+                vec![Scalar::Input(0)],
+            ),
+            tokens: 5,
+        },
+        Case {
+            name: "copy of integers into a part of rows",
+            spec: spec(
+                vec![dense(DType::I32, &[None, Some(12)])],
+                View { align: 8, ..View::new(DType::I32, [t(), Dim::from(12)], [50, 1]) },
+                vec![Scalar::Input(0), Scalar::Unary(UnaryFn::Identity, 0)],
+            ),
+            tokens: 5,
+        },
+        Case {
+            name: "cast",
+            spec: spec(
+                vec![dense(F32, &[None, Some(256)])],
+                dense(DType::F16, &[None, Some(256)]),
+                vec![Scalar::Input(0)],
+            ),
+            tokens: 64,
+        },
     ]
+}
+
+/// The sum of every function, each of a number that it is defined for.
+fn functions() -> Vec<Scalar> {
+    let any = [
+        UnaryFn::Identity,
+        UnaryFn::Neg,
+        UnaryFn::Exp,
+        UnaryFn::Sigmoid,
+        UnaryFn::Silu,
+        UnaryFn::Tanh,
+        UnaryFn::Relu,
+        UnaryFn::Sign,
+        UnaryFn::Abs,
+    ];
+    let mut code = vec![Scalar::Input(0), Scalar::Unary(UnaryFn::Abs, 0)];
+    let positive = [UnaryFn::Log, UnaryFn::Sqrt, UnaryFn::Rsqrt].map(|f| Scalar::Unary(f, 1));
+    let each: Vec<Scalar> = any.map(|f| Scalar::Unary(f, 0)).into_iter().chain(positive).collect();
+    let mut sum = 0;
+    for scalar in each {
+        code.push(scalar);
+        code.push(Scalar::Binary(BinaryFn::Add, sum, code.len() - 1));
+        sum = code.len() - 1;
+    }
+    code
+}
+
+/// One function of rows of 50 numbers.
+pub fn function(f: UnaryFn) -> KernelSpec {
+    let x = || dense(F32, &[None, Some(50)]);
+    let code = vec![Scalar::Input(0), Scalar::Unary(f, 0)];
+    KernelSpec::Pointwise { inputs: vec![x()], out: x(), code }
 }
 
 pub fn reductions() -> Vec<Case> {

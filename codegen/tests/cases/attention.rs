@@ -1,0 +1,76 @@
+//! Attention: the shapes of real models, before and after absorption, and odd ones.
+
+use super::{Case, t};
+use moec_ir::DType::{self, Bf16, F32};
+use moec_ir::kernel::{KernelSpec, View};
+use moec_ir::{Dim, Real};
+
+/// Rows of a cache, whose length no plan knows.
+const CACHE: u64 = (1 << 31) - 1;
+
+/// `heads` of size `d` side by side in rows of `row` elements.
+fn in_rows(dtype: DType, rows: Dim, heads: u64, d: u64, row: u64, align: u64) -> View {
+    let mut view = View::new(dtype, [rows, heads.into(), d.into()], [row, d, 1]);
+    view.align = align;
+    view
+}
+
+/// `parts`: size and number of key heads; `value` likewise.
+fn plain(
+    name: &'static str,
+    tokens: u64,
+    heads: u64,
+    parts: &[(u64, u64)],
+    value: (u64, u64),
+    dtype: DType,
+) -> Case {
+    let view = |rows: Dim, heads: u64, d: u64| in_rows(dtype, rows, heads, d, heads * d, 16);
+    let spec = KernelSpec::Attention {
+        q: parts.iter().map(|&(d, _)| view(t(), heads, d)).collect(),
+        k: parts.iter().map(|&(d, shared)| view(CACHE.into(), shared, d)).collect(),
+        v: view(CACHE.into(), value.1, value.0),
+        out: view(t(), heads, value.0),
+        scale: Real(1.0 / (parts.iter().map(|p| p.0 as f64).sum::<f64>()).sqrt()),
+    };
+    Case { name, spec, tokens }
+}
+
+/// Slices of wider rows: keys and values interleaved in one cache, queries that begin anywhere.
+fn slices(name: &'static str, tokens: u64) -> Case {
+    let spec = KernelSpec::Attention {
+        q: vec![
+            in_rows(Bf16, t(), 6, 48, 6 * 64, 16),
+            View { align: 4, ..View::new(F32, [t(), Dim::from(6), Dim::from(15)], [100, 16, 1]) },
+        ],
+        k: vec![
+            in_rows(Bf16, CACHE.into(), 3, 48, 3 * 48 + 10, 4),
+            View { align: 2, ..View::new(Bf16, [CACHE.into(), 1.into(), 15.into()], [31, 0, 2]) },
+        ],
+        v: in_rows(Bf16, CACHE.into(), 2, 20, 44, 8),
+        out: in_rows(Bf16, t(), 6, 20, 6 * 20 + 3, 2),
+        scale: Real(0.3),
+    };
+    Case { name, spec, tokens }
+}
+
+pub fn attentions() -> Vec<Case> {
+    vec![
+        plain("decode absorbed mla", 1, 128, &[(512, 1), (64, 1)], (512, 1), Bf16),
+        plain("decode mla", 2, 16, &[(128, 16), (64, 1)], (128, 16), Bf16),
+        plain("decode mixtral", 1, 32, &[(128, 8)], (128, 8), Bf16),
+        plain("decode qwen3", 4, 64, &[(128, 4)], (128, 4), Bf16),
+        plain("decode 48", 2, 6, &[(48, 2)], (48, 2), F32),
+        plain("decode uneven", 3, 12, &[(24, 4), (10, 2)], (36, 6), F32),
+        plain("decode tiny", 1, 3, &[(7, 1)], (5, 3), Bf16),
+        slices("decode slices", 2),
+        plain("prefill absorbed mla", 64, 16, &[(512, 1), (64, 1)], (512, 1), Bf16),
+        plain("prefill mla", 64, 16, &[(128, 16), (64, 1)], (128, 16), Bf16),
+        plain("prefill mixtral", 70, 32, &[(128, 8)], (128, 8), Bf16),
+        plain("prefill gemma", 70, 4, &[(256, 2)], (256, 2), Bf16),
+        plain("prefill 48", 20, 6, &[(48, 2)], (48, 2), F32),
+        plain("prefill uneven", 30, 12, &[(24, 4), (10, 2)], (36, 6), F32),
+        plain("prefill tiny", 5, 3, &[(7, 1)], (5, 3), Bf16),
+        plain("prefill odd values", 9, 2, &[(33, 1)], (263, 2), Bf16),
+        slices("prefill slices", 40),
+    ]
+}

@@ -1,0 +1,12 @@
+//! What the generated PTX computes, on the emulator, against float64 loops: random inputs, odd
+//! shapes, results written in full and nothing beside them.
+
+mod cases;
+mod numerics {
+    pub mod attention;
+    pub mod elements;
+    pub mod machine;
+    pub mod products;
+    pub mod routing;
+    pub mod rows;
+}

@@ -1,0 +1,120 @@
+//! Attention, both variants, over batches whose keys lie apart in a poisoned cache.
+
+use super::machine::{Array, POISON, Random, run};
+use crate::cases::{self, Case};
+use moec_ir::kernel::KernelSpec;
+use moec_ir::{Phase, Sizes};
+
+/// A batch: for each sequence, the first row of its keys, how many tokens it has had before this
+/// step, and how many it has in this step.
+type Batch = &'static [(u64, u64, u64)];
+
+const PREFILL: &[Batch] = &[
+    &[(0, 0, 1)],
+    &[(3, 0, 70)],
+    &[(200, 5, 9), (0, 0, 33), (40, 130, 2)],
+    &[(0, 150, 40), (300, 0, 60)],
+];
+
+const DECODE: &[Batch] = &[
+    &[(0, 0, 1)],
+    &[(7, 36, 1)],
+    &[(200, 5, 1), (0, 140, 1), (150, 0, 1)],
+    &[(1, 513, 1), (520, 63, 2)],
+];
+
+#[test]
+fn attention_agrees_with_loops() {
+    for case in cases::attentions() {
+        let batches = match case.step().phase {
+            Phase::Prefill => PREFILL,
+            Phase::Decode => DECODE,
+        };
+        for (i, &batch) in batches.iter().enumerate() {
+            check(&case, batch, i as u64);
+        }
+    }
+}
+
+/// Each variant is correct for the other's steps too.
+#[test]
+fn attention_is_correct_in_any_step() {
+    for mut case in cases::attentions().into_iter().filter(|c| c.name.ends_with("uneven")) {
+        case.tokens = if case.tokens > 4 { 1 } else { 100 };
+        for (i, &batch) in PREFILL.iter().chain(DECODE).enumerate() {
+            check(&case, batch, i as u64);
+        }
+    }
+}
+
+fn check(case: &Case, batch: Batch, seed: u64) {
+    let KernelSpec::Attention { q, k, v, out, scale } = &case.spec else { panic!("{}", case.name) };
+    let mut random = Random(seed);
+    let tokens: Vec<(u64, u64)> = (0u64..)
+        .zip(batch)
+        .flat_map(|(b, &(_, past, new))| (past..past + new).map(move |p| (b, p)))
+        .collect();
+    let rows = batch.iter().map(|(start, past, new)| start + past + new).max().unwrap();
+    let sizes = Sizes { tokens: tokens.len() as u64, past: rows, sequences: batch.len() as u64 };
+    let mut q: Vec<Array> = q.iter().map(|q| Array::random(q, &sizes, &mut random)).collect();
+    let owned = |row: u64| batch.iter().any(|&(s, past, new)| (s..s + past + new).contains(&row));
+    let mut cache = |view| {
+        let mut array = Array::with_rows(view, rows);
+        // What no sequence owns stays poisoned.
+        array.each(|array, index| {
+            if owned(index[0]) {
+                array.set(index, 2.0 * random.number());
+            }
+        });
+        array
+    };
+    let (mut k, mut v): (Vec<Array>, Array) = (k.iter().map(&mut cache).collect(), cache(v));
+    let (old_k, old_v) = (k.clone(), v.clone());
+    let mut out = Array::poisoned(out, &sizes);
+    let integers = |values: &mut dyn Iterator<Item = u64>| {
+        Array::integers(&values.map(|v| v as i32).collect::<Vec<_>>())
+    };
+    let mut positions = integers(&mut tokens.iter().map(|t| t.1));
+    let mut sequences = integers(&mut tokens.iter().map(|t| t.0));
+    let mut starts = integers(&mut batch.iter().map(|s| s.0));
+    let name = format!("{}, {batch:?}", case.name);
+    let report = {
+        let mut operands: Vec<&mut Array> = q.iter_mut().chain(&mut k).collect();
+        operands.extend([&mut v, &mut positions, &mut sequences, &mut starts, &mut out]);
+        run(&name, &case.spec, case.step(), &sizes, &mut operands)
+    };
+    assert!(v.bytes == old_v.bytes && k.iter().zip(&old_k).all(|(a, b)| a.bytes == b.bytes));
+    assert!(out.bytes.iter().any(|&b| b != POISON), "{name}: nothing was written");
+    let heads = out.shape[1];
+    let per_token: u64 = q.iter().map(|q| q.shape[2]).sum::<u64>() + out.shape[2];
+    let seen: u64 = tokens.iter().map(|t| t.1 + 1).sum();
+    let useful = seen * heads * per_token;
+    let each = report.lane_instructions as f64 / useful as f64;
+    eprintln!("{name}: {each:.2} lane instructions per multiply-add");
+    let mut row = Vec::new();
+    let mut weights = Vec::new();
+    out.check(&name, 4e-6, |index| {
+        let (t, h, column) = (index[0], index[1], index[2]);
+        let (b, position) = tokens[t as usize];
+        let start = batch[b as usize].0;
+        if column == 0 {
+            row = (start..=start + position)
+                .map(|key| {
+                    let part = |(q, k): (&Array, &Array)| {
+                        let head = h / (heads / k.shape[1]);
+                        let product = |d| q.get(&[t, h, d]) * k.get(&[key, head, d]);
+                        (0..q.shape[2]).map(product).sum::<f64>()
+                    };
+                    scale.0 * q.iter().zip(&k).map(part).sum::<f64>()
+                })
+                .collect();
+            let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            weights = row.iter().map(|s| (s - max).exp()).collect();
+        }
+        let head = h / (heads / v.shape[1]);
+        let total: f64 = weights.iter().sum();
+        let value = |i: usize| v.get(&[start + i as u64, head, column]);
+        let sum: f64 = weights.iter().enumerate().map(|(i, w)| w / total * value(i)).sum();
+        (sum, 2.0)
+    });
+}

@@ -1,0 +1,200 @@
+//! Operands in memory, and a kernel run over them.
+
+use half::{bf16, f16};
+use moec_codegen::{Options, Step, generate_kernel};
+use moec_emulator::{Arg, Device, DeviceConfig, LaunchConfig, LaunchReport, Module};
+use moec_ir::kernel::{KernelSpec, View};
+use moec_ir::{DType, Sizes, Target};
+
+/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.bits() % n
+    }
+
+    /// In -1 .. 1.
+    pub fn number(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+}
+
+/// An operand: its elements in memory, gaps between them included.
+#[derive(Clone, Debug)]
+pub struct Array {
+    pub dtype: DType,
+    pub shape: Vec<u64>,
+    strides: Vec<u64>,
+    align: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// Bytes of memory that nothing was written to: NaN in every float type, negative as integer.
+pub const POISON: u8 = 0xff;
+
+impl Array {
+    /// Memory for a view, poisoned.
+    pub fn poisoned(view: &View, sizes: &Sizes) -> Self {
+        let shape: Vec<u64> = view.shape.iter().map(|d| d.eval(sizes)).collect();
+        Self::shaped(view, shape)
+    }
+
+    /// Memory for a view whose outermost axis has that many rows.
+    pub fn with_rows(view: &View, rows: u64) -> Self {
+        let shape = view.shape[1..].iter().map(|d| d.constant().unwrap());
+        Self::shaped(view, [rows].into_iter().chain(shape).collect())
+    }
+
+    fn shaped(view: &View, shape: Vec<u64>) -> Self {
+        let last: u64 = shape.iter().zip(&view.strides).map(|(n, s)| (n - 1) * s).sum();
+        let bytes = vec![POISON; ((last + 1) * view.dtype.bytes()) as usize];
+        let strides = view.strides.clone();
+        Self { dtype: view.dtype, shape, strides, align: view.align, bytes }
+    }
+
+    /// Random numbers in every element.
+    pub fn random(view: &View, sizes: &Sizes, random: &mut Random) -> Self {
+        let mut array = Self::poisoned(view, sizes);
+        array.each(|array, index| array.set(index, random.number()));
+        array
+    }
+
+    /// A dense list of integers.
+    pub fn integers(values: &[i32]) -> Self {
+        Self {
+            dtype: DType::I32,
+            shape: vec![values.len() as u64],
+            strides: vec![1],
+            align: 4,
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+
+    /// Calls `f` with every index.
+    pub fn each(&mut self, mut f: impl FnMut(&mut Self, &[u64])) {
+        let total: u64 = self.shape.iter().product();
+        for linear in 0..total {
+            let mut rest = linear;
+            let mut index = vec![0; self.shape.len()];
+            for axis in (0..self.shape.len()).rev() {
+                index[axis] = rest % self.shape[axis];
+                rest /= self.shape[axis];
+            }
+            f(self, &index);
+        }
+    }
+
+    fn place(&self, index: &[u64]) -> usize {
+        assert!(index.iter().zip(&self.shape).all(|(i, n)| i < n), "{index:?} of {:?}", self.shape);
+        let element: u64 = index.iter().zip(&self.strides).map(|(i, s)| i * s).sum();
+        (element * self.dtype.bytes()) as usize
+    }
+
+    pub fn get(&self, index: &[u64]) -> f64 {
+        let at = &self.bytes[self.place(index)..];
+        match self.dtype {
+            DType::F32 => f32::from_le_bytes(at[..4].try_into().unwrap()).into(),
+            DType::I32 => i32::from_le_bytes(at[..4].try_into().unwrap()).into(),
+            DType::Bf16 => bf16::from_le_bytes(at[..2].try_into().unwrap()).into(),
+            DType::F16 => f16::from_le_bytes(at[..2].try_into().unwrap()).into(),
+            other => panic!("no numbers of type {other} in these tests"),
+        }
+    }
+
+    /// Sets an element, rounded to the element type.
+    pub fn set(&mut self, index: &[u64], value: f64) {
+        let at = self.place(index);
+        match self.dtype {
+            DType::F32 => self.bytes[at..at + 4].copy_from_slice(&(value as f32).to_le_bytes()),
+            DType::I32 => self.bytes[at..at + 4].copy_from_slice(&(value as i32).to_le_bytes()),
+            DType::Bf16 => {
+                self.bytes[at..at + 2].copy_from_slice(&bf16::from_f64(value).to_le_bytes());
+            }
+            DType::F16 => {
+                self.bytes[at..at + 2].copy_from_slice(&f16::from_f64(value).to_le_bytes());
+            }
+            other => panic!("no numbers of type {other} in these tests"),
+        }
+    }
+
+    /// Checks every element against what it should be: within half a unit of the last place that
+    /// the type keeps, and `error` times `magnitude` for float32 arithmetic; and that the gaps
+    /// between elements are as they were.
+    pub fn check(&self, name: &str, error: f64, mut expected: impl FnMut(&[u64]) -> (f64, f64)) {
+        let mut gaps = vec![true; self.bytes.len()];
+        self.clone().each(|_, index| {
+            let (want, magnitude) = expected(index);
+            let got = self.get(index);
+            let half_unit = match self.dtype {
+                DType::Bf16 => want.abs() / 256.0 + 1e-38,
+                DType::F16 => want.abs() / 2048.0 + 3e-8,
+                DType::I32 => 0.0,
+                _ => want.abs() / f64::from(1 << 24) + 1e-38,
+            };
+            let bound = half_unit + error * magnitude;
+            let same =
+                (got - want).abs() <= bound || got == want || (got.is_nan() && want.is_nan());
+            assert!(same, "{name}: element {index:?} is {got}, not {want} (within {bound})");
+            let at = self.place(index);
+            gaps[at..at + self.dtype.bytes() as usize].fill(false);
+        });
+        let touched = gaps.iter().zip(&self.bytes).position(|(&gap, &byte)| gap && byte != POISON);
+        assert_eq!(touched, None, "{name}: a byte between elements was written");
+    }
+}
+
+/// Compiles a kernel for `step` and runs it in a step of `sizes`. Operands lie at addresses that
+/// are aligned as their views say and no better.
+pub fn run(
+    name: &str,
+    spec: &KernelSpec,
+    step: Step,
+    sizes: &Sizes,
+    operands: &mut [&mut Array],
+) -> LaunchReport {
+    let target = Target::named("h800").unwrap();
+    let code = generate_kernel(spec, step, &target, "kernel", Options::default())
+        .unwrap_or_else(|e| panic!("{name}: {e:?}"));
+    let module = Module::parse(&code.ptx).unwrap_or_else(|e| panic!("{name}: {e}\n{}", code.ptx));
+    let config = DeviceConfig { poison: Some(POISON), threads: 1, ..DeviceConfig::default() };
+    let mut device = Device::new(config);
+    let mut args = Vec::new();
+    let mut addresses = Vec::new();
+    for (i, operand) in operands.iter().enumerate() {
+        let shift = operand.align % View::ALIGN;
+        let buffer = device.alloc(operand.bytes.len() + shift as usize, &format!("operand {i}"));
+        let address = buffer.unwrap() + shift;
+        device.write(address, &operand.bytes).unwrap();
+        args.push(Arg::U64(address));
+        addresses.push(address);
+    }
+    for size in [sizes.tokens, sizes.past, sizes.sequences] {
+        args.push(Arg::U32(size as u32));
+    }
+    let grid = [0, 1, 2].map(|axis| code.geometry.grid[axis].eval(sizes) as u32);
+    let launch = LaunchConfig {
+        grid,
+        block: code.geometry.block,
+        dynamic_shared_bytes: code.geometry.shared_bytes,
+        ..Default::default()
+    };
+    let report = device
+        .launch(&module, "kernel", &launch, &args)
+        .unwrap_or_else(|e| panic!("{name}: {e}\n{}", code.ptx));
+    for (operand, address) in operands.iter_mut().zip(addresses) {
+        let mut bytes = vec![0; operand.bytes.len()];
+        device.read(address, &mut bytes).unwrap();
+        operand.bytes = bytes;
+    }
+    report
+}
