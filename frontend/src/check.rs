@@ -6,12 +6,15 @@
 //! their sizes; a value that could not be computed is poison and is not reported again.
 //! It cannot see a mistake in a block with sizes that nothing uses.
 
+mod alone;
 mod builder;
 mod builtins;
 mod call;
 mod declare;
 mod entry;
 mod eval;
+mod layers;
+mod place;
 mod precision;
 mod sections;
 mod train;
@@ -253,35 +256,6 @@ impl<'a> Checker<'a> {
             place.values.insert(name.text.clone(), computed);
         }
         Rc::new(place)
-    }
-
-    /// Checks blocks and functions that no entry reaches, and says that nothing uses them.
-    fn check_unused(&mut self, members: &'a [Member]) {
-        for member in members {
-            match member {
-                Member::Block(b) if !self.used.contains(&b.name.text) => {
-                    self.diagnostics.push(
-                        Diagnostic::warning(
-                            "E0210",
-                            format!("nothing uses block `{}`", b.name.text),
-                        )
-                        .at(b.name.span, "never used")
-                        .help("`use` it, or remove it"),
-                    );
-                    if b.sizes.is_empty() {
-                        self.check_alone_block(b);
-                    }
-                }
-                Member::Function(f) if f.kind == FunctionKind::Named => {
-                    let unused = f.name.as_ref().filter(|n| !self.used.contains(&n.text));
-                    if unused.is_some() {
-                        let place = Rc::clone(&self.root);
-                        self.check_alone(f, place);
-                    }
-                }
-                _ => {}
-            }
-        }
     }
 }
 

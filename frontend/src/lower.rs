@@ -1,8 +1,8 @@
 //! The one place that says what of a checked model cannot be compiled yet.
 
 use crate::Model;
+use moec_ir::Diagnostic;
 use moec_ir::graph::Graph;
-use moec_ir::{Diagnostic, Span};
 
 /// The graph to compile.
 ///
@@ -12,10 +12,10 @@ use moec_ir::{Diagnostic, Span};
 /// # Errors
 /// E0410 where the precision section asks for FP8 products.
 pub fn lower(model: &Model) -> Result<Graph, Vec<Diagnostic>> {
-    if model.precision.linear.is_some() {
+    if let Some(fp8) = &model.precision.linear {
         return Err(vec![
             Diagnostic::error("E0410", "FP8 products are read and checked, but not compiled yet")
-                .at(Span::default(), "the section `precision` of this model sets `linear: fp8 …`")
+                .at(fp8.span, "asked for here")
                 .help("remove the line `linear: fp8 …` from the section `precision`"),
         ]);
     }

@@ -169,3 +169,18 @@ fn every_node_knows_where_it_comes_from() {
     let span = node.spans[0];
     assert_eq!(&source[span.start..span.end], "x * 2");
 }
+
+#[test]
+fn a_layer_may_read_the_model_s_parameter_of_the_same_name() {
+    let model = checked(&model(
+        "param w: [hidden, hidden] = \"outer\"
+         fn around(x: [T, hidden]) -> [T, hidden] { linear(x, w) }
+         block L { param w: [hidden, hidden] = \"w\" fn (x: [T, hidden]) -> [T, hidden] { linear(around(x), w) } }
+         use l: L for i in 0..2 = \"l.{i}\"",
+        "l(x)",
+    ));
+    let layer = model.graph.functions.iter().find(|f| f.name == "l").unwrap();
+    let tensors: Vec<&str> = layer.params.iter().map(|p| p.tensor.as_str()).collect();
+    assert_eq!(tensors, ["outer", "l.{i}.w"]);
+    assert_ne!(layer.params[0].name, layer.params[1].name);
+}

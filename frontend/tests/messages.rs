@@ -57,3 +57,11 @@ snapshot!(
         "let a = lookup(ids, table)\n    let b = missing(a)\n    let c = lookup(table, ids) + up\n    b + c"
     )
 );
+
+#[test]
+fn the_tree_of_a_file() {
+    let source = "model M {\n  dim n = 2 * 3\n  param w: [n, n] = \"w\"\n  block Twice(m) {\n    \
+                  fn (x: [.., m]) -> [.., m] { -x + x * 2 as [T, m] }\n  }\n  use twice: Twice(n) for i in 0..2 = \"l.{i}\"\n  \
+                  precision { f32: w }\n}\ntarget h800 { sms 132 = comm 20 + compute }";
+    insta::assert_snapshot!(parse(source).unwrap().to_string());
+}

@@ -49,6 +49,10 @@ pub(super) struct Builder {
     pub(super) inputs: Vec<TensorType>,
     pub(super) params: Vec<Param>,
     pub(super) caches: Vec<Cache>,
+    /// Path and declaration of each parameter.
+    pub(super) param_keys: Vec<(String, Span)>,
+    /// Path and declaration of each cache.
+    pub(super) cache_keys: Vec<(String, Span)>,
     /// Where each cache was appended to.
     pub(super) appended: BTreeMap<usize, Span>,
     pub(super) nodes: Vec<Draft>,
@@ -95,23 +99,32 @@ impl Builder {
         self.node(DraftOp::Op(Op::Input(index)), vec![], dtype, axes, span)
     }
 
-    /// The parameter of a path, added where it is new.
-    pub(super) fn param(&mut self, param: Param, axes: Vec<Axis>, span: Span) -> Tensor {
+    /// A parameter, added where it is new.
+    pub(super) fn param(&mut self, mut param: Param, axes: Vec<Axis>, span: Span) -> Tensor {
         let dtype = param.ty.dtype;
-        let index = self.params.iter().position(|p| p.name == param.name);
-        let index = index.unwrap_or_else(|| {
+        let key = (param.name.clone(), span);
+        let index = self.param_keys.iter().position(|k| *k == key).unwrap_or_else(|| {
+            // A layer and the model around it may both have a `norm`.
+            while self.params.iter().any(|p| p.name == param.name) {
+                param.name = format!("model.{}", param.name);
+            }
             self.params.push(param);
+            self.param_keys.push(key);
             self.params.len() - 1
         });
         self.node(DraftOp::Op(Op::Param(index)), vec![], dtype, axes, span)
     }
 
-    /// The cache of a path, added where it is new.
-    pub(super) fn cache(&mut self, cache: Cache, axes: Vec<Axis>, span: Span) -> Tensor {
+    /// A cache, added where it is new.
+    pub(super) fn cache(&mut self, mut cache: Cache, axes: Vec<Axis>, span: Span) -> Tensor {
         let dtype = cache.ty.dtype;
-        let index = self.caches.iter().position(|c| c.name == cache.name);
-        let index = index.unwrap_or_else(|| {
+        let key = (cache.name.clone(), span);
+        let index = self.cache_keys.iter().position(|k| *k == key).unwrap_or_else(|| {
+            while self.caches.iter().any(|c| c.name == cache.name) {
+                cache.name = format!("model.{}", cache.name);
+            }
             self.caches.push(cache);
+            self.cache_keys.push(key);
             self.caches.len() - 1
         });
         self.node(DraftOp::Op(Op::Cache(index)), vec![], dtype, axes, span)

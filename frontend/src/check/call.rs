@@ -1,18 +1,13 @@
-//! Calls of functions and of used blocks; parameters and caches of the places they stand in.
+//! Calls of functions and of used blocks, and the types that they declare.
 
-use super::builder::{Builder, DraftOp, LayerCall};
 use super::declare::Decl;
 use super::eval::Frame;
 use super::value::{Axis, Tensor, Value, full_shape, shape};
-use super::{Checker, MAX_LAYERS, Place};
+use super::{Checker, Place};
 use crate::ast::*;
-use moec_ir::graph::{Cache, Op, Param, TensorType};
+use moec_ir::graph::Op;
 use moec_ir::{DType, Diagnostic, Span};
-use std::collections::BTreeMap;
 use std::rc::Rc;
-
-/// Most elements of a parameter (DeepSeek-V3's largest has 3.8e9).
-const MAX_ELEMENTS: u64 = 1 << 44;
 
 /// `a.b`, where either may be empty.
 pub(super) fn joined(a: &str, b: &str) -> String {
@@ -152,7 +147,7 @@ impl<'a> Checker<'a> {
     }
 
     /// The axes of a declared type; `..` stands for the leading axes of `found`.
-    fn declared_axes(
+    pub(super) fn declared_axes(
         &mut self,
         frame: &mut Frame,
         ty: &'a Type,
@@ -323,309 +318,6 @@ impl<'a> Checker<'a> {
         self.call_layers(forward, &place, used, (first, end), args, span)
     }
 
-    /// The layer numbers of a range.
-    fn layers(&mut self, home: &Rc<Place>, range: &'a RangeDecl) -> Option<(u64, u64)> {
-        let mut frame = Frame::new(Rc::clone(home));
-        let mut bound = |checker: &mut Self, e: &'a Expr| match checker.eval(&mut frame, e) {
-            Value::Size(a) if a.dim.constant().is_some() => a.dim.constant(),
-            other => checker.wrong_kind("a layer number", &other, e.span),
-        };
-        let first = bound(self, &range.first);
-        let end = bound(self, &range.end);
-        let (first, end) = (first?, end?);
-        if end < first || end - first > MAX_LAYERS {
-            return self.fail(
-                Diagnostic::error("E0208", format!("{first}..{end} is not a range of layers")).at(
-                    range.span,
-                    format!("from 0 to {MAX_LAYERS} layers, first to one past the last"),
-                ),
-            );
-        }
-        Some((first, end))
-    }
-
-    /// The place of a used block: its sizes, its prefix, its forward function.
-    fn place_of(
-        &mut self,
-        home: &Rc<Place>,
-        used: &'a UseDecl,
-    ) -> Option<(&'a FunctionDecl, Rc<Place>)> {
-        let Some(Decl::Block(block)) = self.scope.names.get(used.block.text.as_str()).copied()
-        else {
-            let frame = Frame::new(Rc::clone(&self.root));
-            return match self.scope.names.get(used.block.text.as_str()).copied() {
-                Some(other) => self.fail(
-                    Diagnostic::error(
-                        "E0203",
-                        format!("`{}` is {}, not a block", used.block, other.what()),
-                    )
-                    .at(used.block.span, "a block is needed here")
-                    .and(other.span(), "declared here"),
-                ),
-                None => self.unknown(&frame, &used.block.text, used.block.span),
-            };
-        };
-        self.used.insert(block.name.text.clone());
-        if used.sizes.len() != block.sizes.len() {
-            return self.fail(
-                Diagnostic::error(
-                    "E0205",
-                    format!(
-                        "`{}` takes {} sizes, found {}",
-                        block.name,
-                        block.sizes.len(),
-                        used.sizes.len()
-                    ),
-                )
-                .at(used.block.span, "used here")
-                .and(block.name.span, "declared here"),
-            );
-        }
-        let Some(forward) = self.blocks.get(block.name.text.as_str()).and_then(|s| s.forward)
-        else {
-            return self.fail(
-                Diagnostic::error("E0203", format!("block `{}` computes nothing", block.name))
-                    .at(block.name.span, "no function without a name")
-                    .help("add `fn (x: [T, …]) -> [T, …] { … }`"),
-            );
-        };
-        let mut frame = Frame::new(Rc::clone(home));
-        let mut values = BTreeMap::new();
-        for (name, e) in block.sizes.iter().zip(&used.sizes) {
-            let size = self.size(&mut frame, e).map_or(Value::Poison, Value::Size);
-            values.insert(name.text.clone(), size);
-        }
-        let prefix = self.prefix(used, &home.prefix)?;
-        let place = Place {
-            // Layers are numbered, not named: the path begins within the layer.
-            path: if used.range.is_some() {
-                String::new()
-            } else {
-                joined(&home.path, &used.name.text)
-            },
-            prefix,
-            block: Some(block.name.text.clone()),
-            values,
-        };
-        Some((forward, self.constants(place, &block.members)))
-    }
-
-    /// The prefix of a use below that of its place, with `{i}` for the layer.
-    fn prefix(&mut self, used: &UseDecl, above: &str) -> Option<String> {
-        let mut text = used.prefix.text.clone();
-        if let Some(range) = &used.range {
-            let placeholder = format!("{{{}}}", range.variable);
-            if !text.contains(&placeholder) {
-                return self.fail(
-                    Diagnostic::error("E0207", "all layers would load the same tensors")
-                        .at(used.prefix.span, format!("`{placeholder}` does not occur"))
-                        .and(range.span, "repeated here")
-                        .help(format!("write the layer's number as `{placeholder}`")),
-                );
-            }
-            text = text.replace(&placeholder, "\u{0}");
-        }
-        self.check_placeholders(&text, used.prefix.span)?;
-        Some(joined(above, &text.replace('\u{0}', "{i}")))
-    }
-
-    /// E0207 for braces that stand for nothing.
-    fn check_placeholders(&mut self, text: &str, span: Span) -> Option<()> {
-        if text.contains(['{', '}']) {
-            return self.fail(
-                Diagnostic::error(
-                    "E0207",
-                    format!(
-                        "the braces of `{}` stand for nothing known",
-                        text.replace('\u{0}', "{i}")
-                    ),
-                )
-                .at(span, "in this name")
-                .help("`{e}` counts experts in a `param`; `use … for i in …` defines `{i}`"),
-            );
-        }
-        Some(())
-    }
-
-    /// A run of layers: one function, called once per layer.
-    fn call_layers(
-        &mut self,
-        forward: &'a FunctionDecl,
-        place: &Rc<Place>,
-        used: &'a UseDecl,
-        (first, end): (u64, u64),
-        args: Vec<(Value, Span)>,
-        span: Span,
-    ) -> Option<Value> {
-        let mut inputs = Vec::new();
-        for (value, at) in args {
-            inputs.push((self.as_tensor(value, at)?, at));
-        }
-        self.builders.push(Builder::default());
-        let given: Vec<(Value, Span)> = inputs
-            .iter()
-            .map(|(t, at)| (self.new_input(t.dtype, t.axes.clone(), *at), *at))
-            .collect();
-        let results = self.call_function(forward, Rc::clone(place), given, span);
-        let builder = self.builders.pop()?;
-        let results: Vec<Tensor> = tensors(results?);
-        let chained = results.len() <= inputs.len()
-            && results.iter().zip(&inputs).all(|(r, (i, _))| {
-                r.dtype == i.dtype
-                    && r.axes.len() == i.axes.len()
-                    && r.axes.iter().zip(&i.axes).all(|(a, b)| a.dim == b.dim)
-            });
-        if !chained {
-            let one = |t: &Tensor| format!("{} {}", t.dtype, shape(&t.axes));
-            let from: Vec<String> = inputs.iter().map(|(t, _)| one(t)).collect();
-            let to: Vec<String> = results.iter().map(one).collect();
-            return self.fail(
-                Diagnostic::error(
-                    "E0306",
-                    format!(
-                        "a layer takes {} and gives {}: layers cannot follow each other",
-                        from.join(", "),
-                        to.join(", ")
-                    ),
-                )
-                .at(span, "repeated here")
-                .and(forward.span, "each layer's results are the next one's inputs"),
-            );
-        }
-        if !builder.caches.is_empty() && self.calls_again(used) {
-            return self.fail(
-                Diagnostic::error(
-                    "E0307",
-                    format!("`{}` has caches and is called twice", used.name),
-                )
-                .at(span, "called again here")
-                .help("each cache is appended to once in a step"),
-            );
-        }
-        let outputs: Vec<_> = results.iter().map(|t| t.node).collect();
-        let function = self.finish_function(&used.name.text, builder, &outputs);
-        if first == end {
-            return Some(several(
-                inputs.into_iter().take(results.len()).map(|(t, _)| Value::Tensor(t)).collect(),
-            ));
-        }
-        let entry = self.builders.last_mut()?;
-        entry.calls.push(LayerCall {
-            name: used.name.text.clone(),
-            function,
-            layers: (first, end),
-            inputs: inputs.iter().map(|(t, _)| t.node).collect(),
-            results: results.len(),
-        });
-        let call = entry.calls.len() - 1;
-        let values = results.into_iter().enumerate().map(|(i, t)| {
-            Value::Tensor(entry.node(DraftOp::Result(call, i), vec![], t.dtype, t.axes, span))
-        });
-        Some(several(values.collect()))
-    }
-
-    /// Whether the entry being built has called these layers before.
-    fn calls_again(&self, used: &UseDecl) -> bool {
-        let name = &used.name.text;
-        self.builders.last().is_some_and(|b| b.calls.iter().any(|c| c.name == *name))
-    }
-
-    /// An input of the function being built.
-    pub(super) fn new_input(&mut self, dtype: DType, axes: Vec<Axis>, span: Span) -> Value {
-        match self.builders.last_mut() {
-            Some(builder) => Value::Tensor(builder.input(dtype, axes, span)),
-            None => Value::Poison,
-        }
-    }
-
-    /// A parameter of a place.
-    pub(super) fn param(&mut self, place: &Rc<Place>, p: &'a ParamDecl) -> Option<Tensor> {
-        let mut frame = Frame::new(Rc::clone(place));
-        let axes = self.shape(&mut frame, &p.shape)?;
-        let elements = axes.iter().try_fold(1u64, |n, a| n.checked_mul(a.dim.constant()?));
-        if elements.is_none_or(|n| n > MAX_ELEMENTS) {
-            return self.fail(
-                Diagnostic::error("E0303", format!("`{}` has no possible size", p.name))
-                    .at(p.shape.span, "not a product of integers, or too large")
-                    .help("`T`, `S` and `B` are sizes of a step, not of a parameter"),
-            );
-        }
-        let counted = p.tensor.text.replacen("{e}", "", 1);
-        if counted.len() != p.tensor.text.len() && axes.len() < 2 {
-            return self.fail(
-                Diagnostic::error(
-                    "E0207",
-                    format!("`{{e}}` counts along an axis that `{}` lacks", p.name),
-                )
-                .at(p.tensor.span, "one tensor per expert")
-                .and(p.shape.span, "needs a leading axis of experts"),
-            );
-        }
-        self.check_placeholders(&counted, p.tensor.span)?;
-        let dtype = if p.is_state { DType::F32 } else { self.precision.storage };
-        let ty = TensorType::new(dtype, axes.iter().map(|a| a.dim.clone()));
-        let param = Param {
-            name: joined(&place.path, &p.name.text),
-            tensor: joined(&place.prefix, &p.tensor.text),
-            ty,
-        };
-        match self.builders.last_mut() {
-            Some(builder) => Some(builder.param(param, axes, p.span)),
-            None => self.fail(
-                Diagnostic::error("E0302", format!("`{}` is a parameter, not a constant", p.name))
-                    .at(p.name.span, "known only when the weights are loaded"),
-            ),
-        }
-    }
-
-    /// A cache of a place.
-    pub(super) fn cache(&mut self, place: &Rc<Place>, c: &'a CacheDecl) -> Option<Tensor> {
-        let mut frame = Frame::new(Rc::clone(place));
-        let axes = self.shape(&mut frame, &c.shape)?;
-        if axes.iter().any(|a| a.dim.constant().is_none()) {
-            return self.fail(
-                Diagnostic::error("E0303", format!("`{}` has no fixed size per token", c.name))
-                    .at(c.shape.span, "the shape of what is kept of one token"),
-            );
-        }
-        let dtype = self.precision.of_cache(&c.name.text);
-        let ty = TensorType::new(dtype, axes.iter().map(|a| a.dim.clone()));
-        let cache = Cache { name: joined(&place.path, &c.name.text), ty };
-        self.builders.last_mut().map(|b| b.cache(cache, axes, c.span))
-    }
-
-    /// Evaluates a block that nothing uses, to find its mistakes.
-    pub(super) fn check_alone_block(&mut self, b: &'a BlockDecl) {
-        let place = Place {
-            path: String::new(),
-            prefix: String::new(),
-            block: Some(b.name.text.clone()),
-            values: BTreeMap::new(),
-        };
-        let place = self.constants(place, &b.members);
-        if let Some(forward) = self.blocks.get(b.name.text.as_str()).and_then(|s| s.forward) {
-            self.check_alone(forward, place);
-        }
-    }
-
-    /// Evaluates a function that nothing calls, on inputs of its declared types.
-    pub(super) fn check_alone(&mut self, f: &'a FunctionDecl, place: Rc<Place>) {
-        self.builders.push(Builder::default());
-        let mut frame = Frame::new(Rc::clone(&place));
-        let mut rest = Some(vec![Axis::plain(moec_ir::Sym::Tokens.into())]);
-        let mut args = Vec::new();
-        for input in &f.inputs {
-            if let Some(axes) = self.declared_axes(&mut frame, &input.ty, None, &mut rest) {
-                let dtype = if input.ty.is_int { DType::I32 } else { self.precision.storage };
-                args.push((self.new_input(dtype, axes, input.name.span), input.name.span));
-            }
-        }
-        if args.len() == f.inputs.len() {
-            self.call_function(f, place, args, f.span);
-        }
-        self.builders.pop();
-    }
-
     /// `w[e]`
     pub(super) fn index(
         &mut self,
@@ -679,14 +371,14 @@ impl<'a> Checker<'a> {
 }
 
 /// One value alone, or several.
-fn several(mut values: Vec<Value>) -> Value {
+pub(super) fn several(mut values: Vec<Value>) -> Value {
     match values.len() {
         1 => values.remove(0),
         _ => Value::Several(values),
     }
 }
 
-fn tensors(values: Vec<Value>) -> Vec<Tensor> {
+pub(super) fn tensors(values: Vec<Value>) -> Vec<Tensor> {
     values
         .into_iter()
         .filter_map(|v| match v {

@@ -61,6 +61,8 @@ pub struct Fp8 {
     pub promote_every: u64,
     /// How scales are stored.
     pub scales: ScaleFormat,
+    /// Where the file asks for it.
+    pub span: Span,
 }
 
 /// How the scales of FP8 blocks are stored.
@@ -239,7 +241,14 @@ impl<'a> Checker<'a> {
             return self
                 .not_fp8(setting.span, "the blocks do not fit each other along the summed axis");
         }
-        Some(Fp8 { format, activation_block, weight_block, promote_every, scales })
+        Some(Fp8 {
+            format,
+            activation_block,
+            weight_block,
+            promote_every,
+            scales,
+            span: setting.span,
+        })
     }
 
     fn not_fp8<T>(&mut self, span: Span, why: &str) -> Option<T> {
