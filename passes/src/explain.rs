@@ -252,12 +252,14 @@ impl fmt::Display for Explanation {
         )?;
         if !self.steps.is_empty() {
             writeln!(f, "\nrules that the plan depends on, each with those above it enabled")?;
-            writeln!(f, "{:>10}  {:>10}  rule", "before", "after")?;
+            writeln!(f, "{:>10}  {:>10}  {:>10}  rule", "before", "after", "gain")?;
             for s in &self.steps {
                 let (before, after) = (time(s.before), time(s.after));
+                let gain = time((s.before - s.after).max(0.0));
                 let of = s.functions.join(", ");
-                writeln!(f, "{before:>10}  {after:>10}  {} ({}; {of})", s.rule, s.family)?;
-                writeln!(f, "{:>24}{}", "", s.equation)?;
+                let (rule, family) = (s.rule, s.family);
+                writeln!(f, "{before:>10}  {after:>10}  {gain:>10}  {rule} ({family}; {of})")?;
+                writeln!(f, "{:>36}{}", "", s.equation)?;
             }
         }
         for function in &self.functions {
@@ -279,8 +281,11 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// A time with four digits and its unit.
+/// A time with its unit; nothing for what is lost in rounding.
 fn time(seconds: f64) -> String {
+    if seconds < 1e-10 {
+        return "-".into();
+    }
     let (value, unit) = match seconds {
         s if s >= 1.0 => (s, "s"),
         s if s >= 1e-3 => (s * 1e3, "ms"),

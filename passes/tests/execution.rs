@@ -117,6 +117,22 @@ fn lowering_alone_computes_the_model() {
     check_batch(&model("Small", &SMALL), &options, &options);
 }
 
+/// Small models as the frontend lowers them: MLA with and without query compression, softmax
+/// routers with and without groups, grouped queries, norms of queries and keys.
+#[test]
+fn plans_of_other_families_compute_their_models() {
+    let models = [
+        include_str!("data/v2.graph"),
+        include_str!("data/v2_lite.graph"),
+        include_str!("data/mixtral.graph"),
+        include_str!("data/qwen3_moe.graph"),
+    ];
+    for text in models {
+        let graph: Graph = text.parse().unwrap();
+        check_batch(&graph, &Options::default(), &Options::default());
+    }
+}
+
 /// A graph of one function over `x bf16[T, 6]` and `w bf16[4, 6]`.
 fn one_function(body: &str, outputs: usize) -> Graph {
     let results: Vec<String> = (1..=outputs).map(|i| format!("%{i}")).collect();
