@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::error::Error;
-use crate::exec::{Cta, Worker};
+use crate::exec::{ClusterRun, Worker};
 use crate::memory::GlobalMemory;
 use crate::memory::window::CODE_BASE;
 use crate::module::Module;
 use crate::program::Fixup;
+use crate::tensor_core::Accumulation;
 
 /// What a device is like.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct DeviceConfig {
     /// A launch ends as a deadlock when this many warp instructions in a row have neither stored
     /// anything nor passed a barrier nor ended a thread.
     pub livelock_instructions: u64,
+    /// How the tensor cores add: by default bit for bit as Hopper does.
+    pub accumulation: Accumulation,
 }
 
 impl Default for DeviceConfig {
@@ -38,14 +41,15 @@ impl Default for DeviceConfig {
             memory_bytes: 80 << 30,
             poison: None,
             livelock_instructions: 1 << 30,
+            accumulation: Accumulation::default(),
         }
     }
 }
 
-/// A CTA's state and a host thread's state, kept between launches.
+/// A cluster's state and a host thread's state, kept between launches.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
-    pub(crate) cta: Cta,
+    pub(crate) cluster: ClusterRun,
     pub(crate) worker: Worker,
 }
 

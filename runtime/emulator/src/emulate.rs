@@ -55,8 +55,10 @@ impl Outputs {
 /// The file names a PTX file, a kernel, the shape of the launch and its arguments:
 /// `{"ptx", "kernel", "grid", "block", "cluster"?, "dynamic_shared_bytes"?, "args": […],
 /// "buffers"?: […]}`. An argument is `{"buffer": {"name", "dtype", "shape", "values" | "fill" |
-/// "file" and "tensor"}}`, `{"scalar": {"dtype", "value"}}` or `{"null": true}`. Paths are
-/// relative to the file.
+/// "file" and "tensor"}}`, `{"scalar": {"dtype", "value"}}`, `{"null": true}` or
+/// `{"tensor_map": {"buffer", "dtype", "dims", "strides_bytes", "box", "element_strides"?,
+/// "swizzle"?, "interleave"?, "oob_fill"?}}`, innermost dimension first. Paths are relative to the
+/// file.
 ///
 /// # Errors
 /// [`Error::Description`] for files that cannot be read or make no sense; else what
@@ -89,8 +91,10 @@ pub fn emulate(launch_json: &Path) -> Result<Outputs, Error> {
                 Arg::Bytes(value)
             }
             Argument::Null(_) => Arg::U64(0),
-            Argument::TensorMap(_) => {
-                return Err(wrong(launch_json, "tensor maps are not supported"));
+            Argument::TensorMap(map) => {
+                let place = loader.placed.get(&map.buffer).map(|placed| placed.0);
+                let bytes = map.encode(place);
+                Arg::Bytes(bytes.map_err(|error| wrong(launch_json, error))?)
             }
         });
     }

@@ -2,15 +2,18 @@
 
 mod access;
 mod barrier;
+pub(crate) mod cluster;
 mod context;
 mod cta;
 mod frame;
 pub(crate) mod shapes;
 mod split;
 mod warp;
+pub(crate) mod warpgroup;
 
 pub(crate) use access::{Extend, addresses, load_exec, pack, space_number, store_exec};
 pub(crate) use barrier::{Arrival, BARRIERS};
+pub(crate) use cluster::ClusterRun;
 pub(crate) use context::{Counters, Cx, Launch, Worker, blend, lanes as lanes_of};
-pub(crate) use cta::{Cta, Progress};
+pub(crate) use cta::Progress;
 pub(crate) use split::{Gathered, Wait};

@@ -7,7 +7,10 @@ mod arithmetic;
 mod atomic;
 mod barrier;
 mod bits;
+mod bulk;
+mod bulk_tensor;
 mod carry;
+mod cluster;
 mod compare;
 pub(crate) mod control;
 mod convert;
@@ -16,11 +19,18 @@ mod float;
 mod half;
 mod host;
 mod math;
+mod matrix;
+mod mbarrier;
 mod memory;
+pub(crate) mod mma;
 mod moves;
+mod multimem;
 pub(crate) mod numeric;
+mod pointer;
 pub(crate) mod special;
+mod tensor_map;
 mod warp;
+mod wgmma;
 
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
@@ -32,6 +42,13 @@ pub(crate) type Decode =
 
 /// Opcodes and who decodes them.
 const FAMILIES: &[(&[&str], Decode)] = &[
+    (matrix::OPCODES, matrix::decode),
+    (mma::OPCODES, mma::decode),
+    (wgmma::OPCODES, wgmma::decode),
+    (mbarrier::OPCODES, mbarrier::decode),
+    (cluster::OPCODES, cluster::decode),
+    (tensor_map::OPCODES, tensor_map::decode),
+    (multimem::OPCODES, multimem::decode),
     (arithmetic::OPCODES, arithmetic::decode),
     (float::OPCODES, float::decode),
     (math::OPCODES, math::decode),

@@ -124,27 +124,31 @@ impl Device {
             sm_count: self.config.sm_count.max(1),
             grid_id: self.launches,
             patience: if found.facts.can_spin { 64 } else { 1 << 16 },
+            accumulation: self.config.accumulation,
         };
         let resident = resident(&launch);
         let ctas: u64 = config.grid.iter().map(|&extent| u64::from(extent)).product();
         if config.cooperative && ctas > resident {
             return Err(fail(format!("{ctas} CTAs where {resident} fit at once")));
         }
+        // CTAs of a cluster run together; from here on clusters are counted.
+        let size = u64::from(cluster.iter().product::<u32>());
+        let (clusters, resident) = (ctas / size, (resident / size).max(1));
         let limit = self.config.livelock_instructions;
         let threads = self.pool.as_ref().map_or(1, |pool| pool.current_num_threads());
-        let worth = ctas > 1 && ctas * u64::from(launch.threads()) >= PARALLEL_THREADS;
+        let worth = clusters > 1 && ctas * u64::from(launch.threads()) >= PARALLEL_THREADS;
         let counters = match &self.pool {
             Some(pool) if worth && !found.facts.communicates => {
-                let count = threads.min(usize::try_from(ctas).unwrap_or(usize::MAX));
+                let count = threads.min(usize::try_from(clusters).unwrap_or(usize::MAX));
                 let lanes = prepare(&mut self.lanes, count, &launch);
-                run_apart(&launch, pool, lanes, ctas, limit)
+                run_apart(&launch, pool, lanes, clusters, limit)
             }
             _ if found.facts.communicates => {
-                run_together(&launch, &mut self.lanes, ctas, resident, limit)
+                run_together(&launch, &mut self.lanes, clusters, resident, limit)
             }
             _ => {
                 let lanes = prepare(&mut self.lanes, 1, &launch);
-                run_ctas(&launch, &mut lanes[0], &AtomicU64::new(0), ctas, limit)
+                run_clusters(&launch, &mut lanes[0], &AtomicU64::new(0), clusters, limit)
                     .map_err(|(_, error)| error)?;
                 Ok(lanes[0].worker.counters.clone())
             }
@@ -247,23 +251,23 @@ fn prepare<'l>(lanes: &'l mut Vec<Lane>, count: usize, launch: &Launch<'_>) -> &
     &mut lanes[..count]
 }
 
-/// Runs CTAs one after the other, taking their numbers from `next`.
-fn run_ctas(
+/// Runs clusters one after the other, taking their numbers from `next`.
+fn run_clusters(
     launch: &Launch<'_>,
     lane: &mut Lane,
     next: &AtomicU64,
-    ctas: u64,
+    clusters: u64,
     limit: u64,
 ) -> Result<(), (u64, Error)> {
     loop {
         let index = next.fetch_add(1, Ordering::Relaxed);
-        if index >= ctas {
+        if index >= clusters {
             return Ok(());
         }
-        lane.cta.start(index, launch);
+        lane.cluster.start(index, launch);
         let mut watch = Watch::new(limit);
         loop {
-            match lane.cta.run(SLICE, launch, &mut lane.worker) {
+            match lane.cluster.run(SLICE, launch, &mut lane.worker) {
                 Ok(Progress::Done) => break,
                 Ok(Progress::Running) if watch.goes_on(lane) => {}
                 Ok(state) => return Err((index, stuck(launch, &mut [&*lane].into_iter(), state))),
@@ -303,7 +307,7 @@ fn stuck(launch: &Launch<'_>, lanes: &mut dyn Iterator<Item = &Lane>, state: Pro
         _ => "threads run in a loop that changes nothing".to_string(),
     };
     for lane in lanes.take(4) {
-        lane.cta.describe(launch, &mut waits);
+        lane.cluster.describe(launch, &mut waits);
     }
     const MOST: usize = 4000;
     if waits.len() > MOST {
@@ -313,22 +317,22 @@ fn stuck(launch: &Launch<'_>, lanes: &mut dyn Iterator<Item = &Lane>, state: Pro
     Error::Deadlock { kernel: launch.kernel_name.to_string(), waits }
 }
 
-/// Runs CTAs that cannot influence each other on several host threads.
+/// Runs clusters that cannot influence each other on several host threads.
 fn run_apart(
     launch: &Launch<'_>,
     pool: &rayon::ThreadPool,
     lanes: &mut [Lane],
-    ctas: u64,
+    clusters: u64,
     limit: u64,
 ) -> Result<Counters, Error> {
     let next = AtomicU64::new(0);
-    // The fault of the lowest CTA is reported, so that the report does not depend on threads.
+    // The fault of the lowest cluster is reported, so that the report does not depend on threads.
     let first: Mutex<Option<(u64, Error)>> = Mutex::new(None);
     pool.scope(|scope| {
         for lane in lanes.iter_mut() {
             scope.spawn(|_| {
-                if let Err((index, error)) = run_ctas(launch, lane, &next, ctas, limit) {
-                    next.fetch_max(ctas, Ordering::Relaxed);
+                if let Err((index, error)) = run_clusters(launch, lane, &next, clusters, limit) {
+                    next.fetch_max(clusters, Ordering::Relaxed);
                     let mut first = first.lock().unwrap_or_else(|poison| poison.into_inner());
                     if first.as_ref().is_none_or(|(lowest, _)| index < *lowest) {
                         *first = Some((index, error));
@@ -347,12 +351,12 @@ fn run_apart(
     Ok(sum)
 }
 
-/// Runs CTAs that may talk to each other in turns on this thread. A CTA is admitted when those
+/// Runs clusters that may talk to each other in turns on this thread. One is admitted when those
 /// before it have had a slice and room is left, as on the device: in order of their numbers.
 fn run_together(
     launch: &Launch<'_>,
     lanes: &mut Vec<Lane>,
-    ctas: u64,
+    clusters: u64,
     resident: u64,
     limit: u64,
 ) -> Result<Counters, Error> {
@@ -364,9 +368,9 @@ fn run_together(
     let mut next = 0;
     let result = loop {
         let mut moved = false;
-        if next < ctas && (active.len() as u64) < resident {
+        if next < clusters && (active.len() as u64) < resident {
             let mut lane = idle.pop().unwrap_or_default();
-            lane.cta.start(next, launch);
+            lane.cluster.start(next, launch);
             active.push(lane);
             next += 1;
             moved = true;
@@ -377,7 +381,7 @@ fn run_together(
         let mut failed = None;
         let mut at = 0;
         while at < active.len() {
-            match active[at].cta.run(SLICE, launch, &mut worker) {
+            match active[at].cluster.run(SLICE, launch, &mut worker) {
                 Ok(Progress::Done) => {
                     idle.push(active.remove(at));
                     moved = true;

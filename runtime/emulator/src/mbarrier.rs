@@ -27,7 +27,9 @@ impl Mbarrier {
     /// A fresh object that expects `count` arrivals (`mbarrier.init`).
     pub(crate) fn new(count: u32) -> Result<Mbarrier, String> {
         if count == 0 || count > MOST {
-            return Err(format!("an mbarrier for {count} arrivals: between 1 and {MOST} are allowed"));
+            return Err(format!(
+                "an mbarrier for {count} arrivals: between 1 and {MOST} are allowed"
+            ));
         }
         Ok(Mbarrier { expected: count, pending: count, transactions: 0, parity: false })
     }

@@ -175,6 +175,8 @@ pub(crate) struct Facts {
     pub(crate) communicates: bool,
     /// Threads may wait for others in a loop.
     pub(crate) can_spin: bool,
+    /// Registers per thread that `setmaxnreg` asks for, at most; 0 without one.
+    pub(crate) most_registers: u32,
     /// A register holds the callee of some call.
     pub(crate) calls_indirectly: bool,
 }

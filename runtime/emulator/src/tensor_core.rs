@@ -18,4 +18,4 @@ mod wide;
 pub use accumulate::Accumulation;
 pub(crate) use accumulate::{Rule, multiply_add, multiply_add_integers};
 pub(crate) use element::{Accumulator, Element};
-pub(crate) use panel::Panel;
+pub(crate) use panel::{Panel, padded};

@@ -8,5 +8,7 @@ pub(crate) mod map;
 pub(crate) mod reduction;
 pub(crate) mod tiles;
 
+pub(crate) use map::{Field, replace};
 pub use map::{Interleave, MapElement, Swizzle, TensorMap};
 pub(crate) use reduction::Reduction;
+pub(crate) use tiles::BoxRow;

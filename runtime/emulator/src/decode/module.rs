@@ -202,6 +202,7 @@ fn kernel(
         let function = &functions[callee as usize];
         facts.communicates |= function.facts.communicates;
         facts.can_spin |= function.facts.can_spin;
+        facts.most_registers = facts.most_registers.max(function.facts.most_registers);
         used.extend(function.shared.iter().copied());
     }
     let mut offsets = vec![None; shared.len()];

@@ -195,8 +195,15 @@ impl Cx<'_> {
                 })
             }
             SHARED | PARAM => {
-                let region =
-                    if window == SHARED { self.cta.shared.region() } else { self.param_region() };
+                let found = match window {
+                    SHARED => self.shared_window(offset),
+                    _ => Ok((self.param_region(), offset)),
+                };
+                let (region, offset) = match found {
+                    Ok(found) => found,
+                    Err(reason) => return Err(fault(FaultKind::OutOfBounds, Some(reason))),
+                };
+                let end = offset.saturating_add(u64::from(bytes));
                 if !region.holds(offset, end) {
                     let what = if window == SHARED { "shared memory" } else { "the parameters" };
                     let nearest =

@@ -1,11 +1,17 @@
 //! What an instruction sees: registers, its warp, its CTA, the launch.
 
+use std::sync::Arc;
+
 use super::barrier::Barrier;
+use super::cluster::Cluster;
 use super::split::Split;
 use super::warp::Warp;
+use super::warpgroup::{RegisterPool, Warpgroup};
 use crate::fault::{FaultKind, RawFault};
+use crate::isa::mma::Tiles;
 use crate::memory::{GlobalMemory, Region};
 use crate::program::{Flow, Function, Kernel, Program, Reg};
+use crate::tensor_core::Accumulation;
 
 /// What does not change during a launch.
 #[derive(Debug)]
@@ -25,6 +31,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) grid_id: u64,
     /// Back edges that a diverged split takes before its siblings run.
     pub(crate) patience: u32,
+    /// How the tensor cores add.
+    pub(crate) accumulation: Accumulation,
 }
 
 impl Launch<'_> {
@@ -67,6 +75,8 @@ pub(crate) struct Worker {
     pub(crate) sites: Vec<Region>,
     /// Stores, arrivals and exits so far: what shows that a spinning kernel gets on.
     pub(crate) progress: u64,
+    /// Room for matrix products.
+    pub(crate) tiles: Tiles,
 }
 
 /// What the warps of a CTA share.
@@ -80,6 +90,11 @@ pub(crate) struct CtaState {
     pub(crate) barriers: [Barrier; super::BARRIERS],
     /// Warps with lanes that have not exited.
     pub(crate) live_warps: u32,
+    pub(crate) cluster: Arc<Cluster>,
+    /// Rank in the cluster.
+    pub(crate) rank: u32,
+    pub(crate) warpgroups: Vec<Warpgroup>,
+    pub(crate) registers: RegisterPool,
 }
 
 /// One kibibyte of shared memory, aligned so that swizzled layouts see true address bits.

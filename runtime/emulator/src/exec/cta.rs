@@ -2,13 +2,19 @@
 
 use std::fmt::Write as _;
 
+use std::sync::Arc;
+
 use super::barrier::Barrier;
+use super::cluster::Cluster;
 use super::context::{CtaState, Launch, SharedMemory, Worker};
 use super::frame::Place;
 use super::split::Wait;
 use super::warp::{Stop, Warp};
+use super::warpgroup::RegisterPool;
 use crate::error::Error;
 use crate::fault::{Fault, RawFault};
+use crate::mbarrier::Mbarrier;
+use crate::memory::Region;
 
 /// Instructions that a warp runs before the next warp of its CTA.
 const QUANTUM: u32 = 512;
@@ -41,22 +47,27 @@ impl Default for Cta {
             shared: SharedMemory::default(),
             barriers: [Barrier::default(); super::BARRIERS],
             live_warps: 0,
+            cluster: Arc::default(),
+            rank: 0,
+            warpgroups: Vec::new(),
+            registers: RegisterPool::default(),
         };
         Cta { state, warps: Vec::new(), done: Vec::new(), next: 0 }
     }
 }
 
 impl Cta {
-    /// Prepares the CTA with the given position in the grid.
-    pub(crate) fn start(&mut self, index: u64, launch: &Launch<'_>) {
-        let [gx, gy, _] = launch.grid.map(u64::from);
-        let ctaid = [(index % gx) as u32, (index / gx % gy) as u32, (index / gx / gy) as u32];
+    /// Prepares the CTA at `ctaid`, whose number in launch order is `index`.
+    pub(crate) fn start(&mut self, index: u64, ctaid: [u32; 3], launch: &Launch<'_>) {
         let warps = launch.threads().div_ceil(32);
         self.state.index = index;
         self.state.ctaid = ctaid;
         self.state.shared.reset(launch.shared_bytes());
         self.state.barriers = [Barrier::default(); super::BARRIERS];
         self.state.live_warps = warps;
+        self.state.warpgroups.resize_with(warps.div_ceil(4) as usize, Default::default);
+        self.state.warpgroups.iter_mut().for_each(|group| group.members.clear());
+        self.state.registers.start(launch);
         self.warps.resize_with(warps as usize, Warp::default);
         for (warp, state) in (0..).zip(&mut self.warps) {
             state.start(launch, Place { cta_index: index, ctaid, warp });
@@ -64,6 +75,28 @@ impl Cta {
         self.done.clear();
         self.done.resize(warps as usize, false);
         self.next = 0;
+    }
+
+    /// The CTA's shared memory.
+    pub(crate) fn shared(&mut self) -> Region {
+        self.state.shared.region()
+    }
+
+    /// Makes the CTA a member of its cluster.
+    pub(crate) fn join(&mut self, rank: u32, cluster: Arc<Cluster>) {
+        (self.state.rank, self.state.cluster) = (rank, cluster);
+    }
+
+    /// Ends the waits at mbarriers; false if there are none.
+    pub(crate) fn time_out(&mut self) -> bool {
+        let mut any = false;
+        for split in self.warps.iter_mut().flat_map(|warp| &mut warp.splits) {
+            if matches!(split.wait, Wait::Mbarrier { .. }) {
+                split.wait = Wait::TimedOut;
+                any = true;
+            }
+        }
+        any
     }
 
     /// Runs the warps in turn for about `budget` instructions.
@@ -103,7 +136,24 @@ impl Cta {
                 }
             }
         }
+        self.state.cluster.exit(self.state.rank);
         Ok(Progress::Done)
+    }
+
+    fn describe_mbarrier(word: usize, parity: bool) -> String {
+        // SAFETY: the word lies in shared memory, which lives as long as the cluster.
+        let word = unsafe { (word as *const u64).read() };
+        match Mbarrier::decode(word) {
+            Ok(barrier) => format!(
+                "waits for the phase of parity {} of an mbarrier, which misses {} of {} arrivals \
+                 and {} bytes",
+                u8::from(parity),
+                barrier.pending,
+                barrier.expected,
+                barrier.transactions
+            ),
+            Err(message) => message,
+        }
     }
 
     fn thread(launch: &Launch<'_>, warp: u32, lane: u32) -> [u32; 3] {
@@ -134,7 +184,23 @@ impl Cta {
                 let function = &launch.program.functions[frame.function as usize];
                 let line = function.lines.get(split.pc as usize).copied().unwrap_or(0);
                 let what = match split.wait {
-                    Wait::Ready => "can run".to_string(),
+                    Wait::Ready | Wait::TimedOut => "can run".to_string(),
+                    Wait::Mbarrier { word, parity } => Self::describe_mbarrier(word, parity),
+                    Wait::Cluster { .. } => {
+                        let (arrived, expected) = self.state.cluster.counts();
+                        format!(
+                            "waits at the cluster's barrier, where {arrived} of {expected} threads \
+                             have arrived"
+                        )
+                    }
+                    Wait::Warpgroup { .. } => format!(
+                        "waits for the other warps of its warpgroup, of which {} of 4 have come",
+                        self.state.warpgroups[warp.index as usize / 4].members.len()
+                    ),
+                    Wait::Registers { needed } => format!(
+                        "waits for {needed} registers per thread, {} are free",
+                        self.state.registers.free
+                    ),
                     Wait::Barrier { id, .. } => {
                         let barrier = &self.state.barriers[id as usize];
                         let expected = match barrier.expected {

@@ -25,6 +25,16 @@ pub(crate) enum Wait {
     Ready,
     /// The end of a generation of a CTA barrier.
     Barrier { id: u8, generation: u32 },
+    /// The phase of an mbarrier: its word in the host's memory, and the parity of the phase.
+    Mbarrier { word: usize, parity: bool },
+    /// Nothing any more: the time of a wait at an mbarrier is over.
+    TimedOut,
+    /// A generation of the cluster's barrier.
+    Cluster { generation: u32 },
+    /// The other warps of the warpgroup.
+    Warpgroup { generation: u32 },
+    /// As many registers in the pool of the CTA.
+    Registers { needed: u32 },
     /// The lanes of `required`, at the same instruction; `mask` are those that execute it here.
     Warp { required: u32, mask: u32 },
     /// The lanes of `required`, at any `bar.warp.sync` with the same member mask.
@@ -245,6 +255,7 @@ impl Cx<'_> {
         let leaving = self.mask;
         self.worker.progress += 1;
         self.warp.live &= !leaving;
+        self.leave_cluster(leaving);
         if leaving == split.mask {
             self.warp.drop_current();
         } else {

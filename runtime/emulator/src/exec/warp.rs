@@ -6,6 +6,7 @@ use super::shapes::{Level, level};
 use super::split::{Join, NO_JOIN, Split, Wait};
 use super::{Cx, lanes_of};
 use crate::fault::RawFault;
+use crate::mbarrier::Mbarrier;
 use crate::memory::LocalMemory;
 use crate::program::{Flow, NO_REG};
 
@@ -27,6 +28,10 @@ pub(crate) struct Warp {
     pub(crate) carry: u32,
     /// Instructions executed: the warp's clock.
     pub(crate) clock: u64,
+    /// Per lane, the generation of the cluster's barrier that ends with its last arrival.
+    pub(crate) cluster_arrivals: [u32; 32],
+    /// Matrix products in flight.
+    pub(crate) products: super::warpgroup::Products,
 }
 
 /// Why a warp stopped running.
@@ -64,6 +69,8 @@ impl Warp {
         self.frames[0].enter((index, function), 0, launch, place);
         self.splits.push(Split { pc: 0, mask: live, join: NO_JOIN, frame: 0, wait: Wait::Ready });
         (self.current, self.back_edges, self.carry, self.clock) = (0, 0, 0, 0);
+        self.cluster_arrivals = [0; 32];
+        self.products.clear();
     }
 
     /// Whether there is more than one group of lanes.
@@ -97,7 +104,17 @@ impl Warp {
 
     fn is_ready(&self, split: &Split, cta: &CtaState) -> bool {
         match split.wait {
-            Wait::Ready => true,
+            Wait::Ready | Wait::TimedOut => true,
+            Wait::Mbarrier { word, parity } => {
+                // SAFETY: the word lies in shared memory, which lives as long as the cluster.
+                let word = unsafe { (word as *const u64).read() };
+                Mbarrier::decode(word).map_or(true, |barrier| barrier.has_completed(parity))
+            }
+            Wait::Cluster { generation } => cta.cluster.generation() != generation,
+            Wait::Warpgroup { generation } => {
+                cta.warpgroups[self.index as usize / 4].generation != generation
+            }
+            Wait::Registers { needed } => cta.registers.free >= needed,
             Wait::Barrier { id, generation } => cta.barriers[id as usize].generation != generation,
             Wait::Meeting { required, .. } => required & self.live & !self.met(required) == 0,
             Wait::Warp { required, .. } => {

@@ -63,7 +63,7 @@ pub(crate) fn decode<'a>(
     instruction: &Instruction<'a>,
 ) -> Result<(), Error> {
     if words.take("async") {
-        return Err(words.unsupported("asynchronous reductions"));
+        return super::bulk::decode_async_store(cx, words, instruction);
     }
     let returns = instruction.opcode == "atom";
     let space = words.space();

@@ -32,7 +32,7 @@ pub(crate) fn decode<'a>(
         return super::warp::decode_warp_barrier(cx, words, instruction);
     }
     if words.take("cluster") {
-        return Err(words.unsupported("barriers of clusters"));
+        return super::cluster::decode_barrier(cx, words, instruction);
     }
     let verb = words.take_any(&["sync", "arrive", "red"]);
     let mut aux = if words.take("aligned") || instruction.opcode == "bar" { ALIGNED } else { 0 };

@@ -18,8 +18,14 @@ pub(crate) fn decode<'a>(
     words: &mut Words<'a>,
     instruction: &Instruction<'a>,
 ) -> Result<(), Error> {
-    if !words.take("async") || words.take_any(&["bulk", "mbarrier"]).is_some() {
-        return Err(words.unsupported("bulk copies"));
+    if !words.take("async") {
+        return Err(words.unsupported("only asynchronous copies exist"));
+    }
+    if words.take("bulk") {
+        return super::bulk::decode(cx, words, instruction);
+    }
+    if words.take("mbarrier") {
+        return super::mbarrier::decode_copy_arrive(cx, words, instruction);
     }
     if words.take_any(&["commit_group", "wait_group", "wait_all"]).is_some() {
         return Ok(());

@@ -28,6 +28,7 @@ pub(crate) fn decode<'a>(
 ) -> Result<(), Error> {
     match instruction.opcode {
         "ld" | "ldu" => decode_access(cx, words, instruction, true),
+        "st" if words.take("async") => super::bulk::decode_async_store(cx, words, instruction),
         "st" => decode_access(cx, words, instruction, false),
         "fence" | "membar" => {
             fence(cx, words);
@@ -54,7 +55,8 @@ pub(crate) fn decode<'a>(
 /// Memory is sequentially consistent here, so that a fence only says that threads communicate.
 fn fence(cx: &mut Decoder<'_, '_>, words: &mut Words<'_>) {
     while let Some(word) = words.take_map(Some) {
-        cx.facts.communicates |= matches!(word, "gpu" | "sys" | "gl" | "cluster");
+        // CTAs of a cluster run on one host thread anyway.
+        cx.facts.communicates |= matches!(word, "gpu" | "sys" | "gl");
     }
 }
 
@@ -76,7 +78,9 @@ pub(super) fn take_order(cx: &mut Decoder<'_, '_>, words: &mut Words<'_>, space:
     let scope = words.take_any(&["cta", "cluster", "gpu", "sys"]);
     let strong = order.is_some_and(|word| word != "weak") || scope.is_some();
     cx.facts.can_spin |= strong;
-    strong && scope != Some("cta") && matches!(space, Space::Global | Space::Generic)
+    strong
+        && !matches!(scope, Some("cta" | "cluster"))
+        && matches!(space, Space::Global | Space::Generic)
 }
 
 fn decode_access<'a>(

@@ -9,7 +9,7 @@ use crate::program::{Exec, Flow, Inst, NO_REG, Reg};
 use crate::ptx::ast::{Instruction, Operand};
 use crate::ptx::types::{Space, Type};
 
-pub(crate) const OPCODES: &[&str] = &["mov", "selp", "slct", "cvta", "isspacep", "movmatrix"];
+pub(crate) const OPCODES: &[&str] = &["mov", "selp", "slct", "cvta", "isspacep"];
 
 pub(crate) fn decode<'a>(
     cx: &mut Decoder<'a, '_>,
@@ -33,8 +33,7 @@ pub(crate) fn decode<'a>(
         }
         "slct" => decode_slct(cx, words, instruction),
         "cvta" => decode_cvta(cx, words, instruction),
-        "isspacep" => decode_isspacep(cx, words, instruction),
-        _ => Err(words.unsupported("matrix moves are not part of this machine")),
+        _ => decode_isspacep(cx, words, instruction),
     }
 }
 

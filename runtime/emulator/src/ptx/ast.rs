@@ -28,6 +28,7 @@ pub(crate) struct Limits {
     pub(crate) max_block: Option<[u32; 3]>,
     pub(crate) required_cluster: Option<[u32; 3]>,
     pub(crate) max_registers: Option<u32>,
+    pub(crate) min_ctas: Option<u32>,
 }
 
 /// A variable in a state space (PTX ISA 5.4).

@@ -248,7 +248,8 @@ impl<'a> Parser<'a> {
                 "maxntid" => limits.max_block = Some(self.triple()?),
                 "reqnctapercluster" => limits.required_cluster = Some(self.triple()?),
                 "maxnreg" => limits.max_registers = Some(self.small()?),
-                "minnctapersm" | "maxclusterrank" | "maxnctapersm" => {
+                "minnctapersm" => limits.min_ctas = Some(self.small()?),
+                "maxclusterrank" | "maxnctapersm" => {
                     self.small()?;
                 }
                 "explicitcluster" | "noreturn" | "abi_preserve" | "blocksareclusters" => {}

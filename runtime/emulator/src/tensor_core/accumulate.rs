@@ -8,7 +8,7 @@
 use super::element::{Accumulator, Element, SPECIAL, ZERO};
 use super::kernels;
 use super::panel::Panel;
-use super::wide::{Rounding, WideSum, round};
+use super::wide::{Rounding, WideSum};
 
 /// How the tensor cores add. Integers are always exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,14 +113,23 @@ pub(crate) fn multiply_add(rule: Rule, a: &Panel, b: &Panel, c: &mut [f32]) {
 }
 
 /// Adds `A·B` to C in int32, wrapping or saturating (`.satfinite`).
-pub(crate) fn multiply_add_integers(a: &Panel, b: &Panel, c: &mut [i32], saturates: bool) {
+///
+/// The words of C are int32; `sums` is room for intermediate values.
+pub(crate) fn multiply_add_integers(
+    (a, b): (&Panel, &Panel),
+    c: &mut [f32],
+    sums: &mut Vec<f32>,
+    saturates: bool,
+) {
     // 32 products of two bytes stay below 2^24: float32 holds every partial sum.
     debug_assert!(a.depth <= 256);
-    let mut sums = vec![0.0; a.lines * b.lines];
-    kernels::fused(a, b, &mut sums);
-    for (c, sum) in c.iter_mut().zip(sums) {
-        let sum = sum as i32;
-        *c = if saturates { c.saturating_add(sum) } else { c.wrapping_add(sum) };
+    sums.clear();
+    sums.resize(a.lines * b.lines, 0.0);
+    kernels::fused(a, b, sums);
+    for (word, &sum) in c.iter_mut().zip(&*sums) {
+        let (c, sum) = (word.to_bits() as i32, sum as i32);
+        let result = if saturates { c.saturating_add(sum) } else { c.wrapping_add(sum) };
+        *word = f32::from_bits(result as u32);
     }
 }
 

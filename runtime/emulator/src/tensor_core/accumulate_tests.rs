@@ -340,9 +340,9 @@ fn integers_wrap_or_saturate() {
     a.finish();
     b.finish();
     let run = |saturates, c: i32| {
-        let mut d = vec![c; 4 * b.lines];
-        multiply_add_integers(&a, &b, &mut d, saturates);
-        (d[0], d[b.lines])
+        let mut d = vec![f32::from_bits(c as u32); 4 * b.lines];
+        multiply_add_integers((&a, &b), &mut d, &mut Vec::new(), saturates);
+        (d[0].to_bits() as i32, d[b.lines].to_bits() as i32)
     };
     assert_eq!(run(false, 7), (7 - 32 * 128 * 255, 7 + 32 * 127 * 255));
     assert_eq!(run(true, i32::MIN).0, i32::MIN);

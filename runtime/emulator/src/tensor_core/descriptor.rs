@@ -88,6 +88,19 @@ impl MatrixDescriptor {
         major: Major,
         lines: usize,
         panel: &mut Panel,
+        read: impl FnMut(u32) -> Result<[u8; 16], E>,
+    ) -> Result<(), E> {
+        self.load_from(major, 0, lines, panel, read)
+    }
+
+    /// As [`MatrixDescriptor::load`], for the lines from `first` on, a multiple of eight.
+    #[inline]
+    pub(crate) fn load_from<E>(
+        &self,
+        major: Major,
+        first: usize,
+        lines: usize,
+        panel: &mut Panel,
         mut read: impl FnMut(u32) -> Result<[u8; 16], E>,
     ) -> Result<(), E> {
         let per_chunk = 16 / panel.element().bytes() as usize;
@@ -95,10 +108,15 @@ impl MatrixDescriptor {
             Major::Depth => (lines / 8, panel.depth / per_chunk),
             Major::Line => (panel.depth / 8, lines / per_chunk),
         };
+        let (first_group, first_chunk) = match major {
+            Major::Depth => (first / 8, 0),
+            Major::Line => (0, first / per_chunk),
+        };
         for group in 0..groups {
             for chunk in 0..chunks {
                 let mut bytes = [[0; 16]; 8];
-                let addresses = self.chunks(major, group as u32, chunk as u32);
+                let (at, from) = ((first_group + group) as u32, (first_chunk + chunk) as u32);
+                let addresses = self.chunks(major, at, from);
                 for (bytes, address) in bytes.iter_mut().zip(addresses) {
                     *bytes = read(address)?;
                 }

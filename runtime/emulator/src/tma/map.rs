@@ -165,7 +165,9 @@ impl TensorMap {
         }
         for (axis, &extent) in self.dims[..rank].iter().enumerate() {
             if extent == 0 || extent > 1 << 32 {
-                return Err(format!("dimension {axis} has {extent} elements: 1 to 2^32 are allowed"));
+                return Err(format!(
+                    "dimension {axis} has {extent} elements: 1 to 2^32 are allowed"
+                ));
             }
         }
         for (axis, &stride) in (1..).zip(&self.strides[..rank - 1]) {
@@ -179,10 +181,14 @@ impl TensorMap {
         for axis in 0..rank {
             let (extent, step) = (self.box_dims[axis], self.element_strides[axis]);
             if extent == 0 || extent > 256 {
-                return Err(format!("the box has {extent} elements along dimension {axis}: 1 to 256 are allowed"));
+                return Err(format!(
+                    "the box has {extent} elements along dimension {axis}: 1 to 256 are allowed"
+                ));
             }
             if step == 0 || step > 8 {
-                return Err(format!("the element stride of dimension {axis} is {step}: 1 to 8 are allowed"));
+                return Err(format!(
+                    "the element stride of dimension {axis} is {step}: 1 to 8 are allowed"
+                ));
             }
         }
         self.check_layout()
@@ -358,7 +364,9 @@ pub(crate) fn replace(
         Field::GlobalDim => set(8 + at, 0, 32, value.wrapping_sub(1)),
         Field::GlobalStride => {
             if !value.is_multiple_of(16) || value >= 1 << 40 {
-                return Err(format!("a stride of {value} bytes: a multiple of 16 below 2^40 is needed"));
+                return Err(format!(
+                    "a stride of {value} bytes: a multiple of 16 below 2^40 is needed"
+                ));
             }
             set(3 + at, 0, 32, value >> 4);
             set(7, 4 * axis, 4, value >> 36);

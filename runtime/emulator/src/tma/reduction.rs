@@ -38,7 +38,9 @@ impl Reduction {
     /// Whether the operation exists for elements of type `ty`.
     pub(crate) fn takes(self, ty: Type) -> bool {
         match ty {
-            Type::F16 | Type::BF16 => matches!(self, Reduction::Add | Reduction::Min | Reduction::Max),
+            Type::F16 | Type::BF16 => {
+                matches!(self, Reduction::Add | Reduction::Min | Reduction::Max)
+            }
             Type::F32 | Type::F64 => self == Reduction::Add,
             Type::U32 | Type::S32 | Type::U64 | Type::S64 => {
                 !matches!(self, Reduction::And | Reduction::Or | Reduction::Xor)
@@ -74,9 +76,7 @@ impl Reduction {
                 let sum = f32::from_bits(memory as u32) + f32::from_bits(value as u32);
                 u64::from(canon(sum).to_bits())
             }
-            Type::F64 => {
-                canon64(f64::from_bits(memory) + f64::from_bits(value)).to_bits()
-            }
+            Type::F64 => canon64(f64::from_bits(memory) + f64::from_bits(value)).to_bits(),
             Type::S32 => u64::from(self.integers(memory as i32, value as i32) as u32),
             Type::U32 | Type::B32 => u64::from(self.unsigned(memory as u32, value as u32)),
             Type::S64 => self.integers(memory as i64, value as i64) as u64,
@@ -92,8 +92,20 @@ impl Reduction {
 
     fn unsigned(self, memory: u32, value: u32) -> u32 {
         match self {
-            Reduction::Inc => if memory >= value { 0 } else { memory + 1 },
-            Reduction::Dec => if memory == 0 || memory > value { value } else { memory - 1 },
+            Reduction::Inc => {
+                if memory >= value {
+                    0
+                } else {
+                    memory + 1
+                }
+            }
+            Reduction::Dec => {
+                if memory == 0 || memory > value {
+                    value
+                } else {
+                    memory - 1
+                }
+            }
             Reduction::And => memory & value,
             Reduction::Or => memory | value,
             Reduction::Xor => memory ^ value,

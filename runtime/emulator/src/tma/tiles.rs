@@ -54,7 +54,8 @@ impl TensorMap {
             for axis in 1..self.rank {
                 let step = left % self.box_extent(axis);
                 left /= self.box_extent(axis);
-                let at = i64::from(coordinates[axis]) + i64::from(step * self.element_strides[axis]);
+                let at =
+                    i64::from(coordinates[axis]) + i64::from(step * self.element_strides[axis]);
                 is_inside &= (0..self.dims[axis] as i64).contains(&at);
                 address = address.wrapping_add((at as u64).wrapping_mul(self.strides[axis - 1]));
             }
@@ -106,13 +107,8 @@ mod tests {
         assert_eq!(map.box_bytes(), 128 * 128);
         for (index, row) in all.iter().enumerate() {
             let address = map.address + 64 + (16 + index as u64) * 320;
-            let expected = BoxRow {
-                offset: index as u32 * 128,
-                bytes: 128,
-                before: 0,
-                inside: 128,
-                address,
-            };
+            let expected =
+                BoxRow { offset: index as u32 * 128, bytes: 128, before: 0, inside: 128, address };
             assert_eq!(*row, expected);
         }
     }

@@ -1,0 +1,211 @@
+//! A cluster: CTAs that run at the same time and see each other's shared memory (PTX ISA 3.2,
+//! "Thread Hierarchy"; 5.1.7, "Shared State Space").
+//!
+//! The CTAs of a cluster run in turns on one host thread. A shared address with `rank + 1` in its
+//! bits 24 and up is one of the CTA with that rank; one with zero there is the CTA's own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use super::context::{Launch, Worker};
+use super::cta::{Cta, Progress};
+use super::{Cx, lanes_of};
+use crate::error::Error;
+use crate::memory::Region;
+
+/// Bits of a shared address below the rank.
+pub(crate) const RANK_SHIFT: u32 = 24;
+
+/// Rounds in which a cluster's waits may time out without anything else happening.
+const TIME_OUTS: u32 = 3;
+
+/// What the CTAs of a cluster share. One host thread uses it at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Cluster {
+    members: Vec<Member>,
+    /// Threads that have not exited.
+    expected: AtomicU32,
+    /// Threads that have arrived at the cluster's barrier.
+    arrived: AtomicU32,
+    /// Completed generations of the barrier.
+    generation: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Member {
+    shared: Region,
+    has_exited: AtomicBool,
+}
+
+impl Cluster {
+    /// CTAs of the cluster.
+    pub(crate) fn size(&self) -> u32 {
+        self.members.len() as u32
+    }
+
+    /// The shared memory of a CTA that still runs.
+    pub(crate) fn shared(&self, rank: u32) -> Result<Region, String> {
+        match self.members.get(rank as usize) {
+            None => Err(format!("CTA {rank} of a cluster of {}", self.members.len())),
+            Some(member) if member.has_exited.load(Relaxed) => Err(format!(
+                "CTA {rank} of this cluster has exited; its shared memory is gone (a barrier.cluster \
+                 at the end keeps it)"
+            )),
+            Some(member) => Ok(member.shared),
+        }
+    }
+
+    /// Completed generations of the barrier.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Relaxed)
+    }
+
+    /// Counts arrivals at the barrier.
+    pub(crate) fn arrive(&self, threads: u32) {
+        self.arrived.fetch_add(threads, Relaxed);
+        self.complete();
+    }
+
+    /// Threads have exited; `arrived` of them after they had arrived in this generation.
+    pub(crate) fn leave(&self, threads: u32, arrived: u32) {
+        self.expected.fetch_sub(threads, Relaxed);
+        self.arrived.fetch_sub(arrived, Relaxed);
+        self.complete();
+    }
+
+    /// Arrived and expected threads.
+    pub(crate) fn counts(&self) -> (u32, u32) {
+        (self.arrived.load(Relaxed), self.expected.load(Relaxed))
+    }
+
+    fn complete(&self) {
+        let (arrived, expected) = self.counts();
+        if arrived != 0 && arrived >= expected {
+            self.arrived.store(0, Relaxed);
+            self.generation.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A CTA has ended.
+    pub(crate) fn exit(&self, rank: u32) {
+        if let Some(member) = self.members.get(rank as usize) {
+            member.has_exited.store(true, Relaxed);
+        }
+    }
+}
+
+impl Cx<'_> {
+    /// The shared memory that a shared address means, and the offset in it.
+    pub(crate) fn shared_window(&mut self, address: u64) -> Result<(Region, u64), String> {
+        match address >> RANK_SHIFT {
+            0 => Ok((self.cta.shared.region(), address)),
+            above => {
+                let rank = u32::try_from(above - 1).unwrap_or(u32::MAX);
+                let region = self.cta.cluster.shared(rank)?;
+                Ok((region, address & ((1 << RANK_SHIFT) - 1)))
+            }
+        }
+    }
+
+    /// Lanes exit: the cluster's barrier no longer waits for them.
+    pub(crate) fn leave_cluster(&mut self, leaving: u32) {
+        let next = self.cta.cluster.generation().wrapping_add(1);
+        let arrived =
+            lanes_of(leaving).filter(|&lane| self.warp.cluster_arrivals[lane as usize] == next);
+        self.cta.cluster.leave(leaving.count_ones(), arrived.count() as u32);
+    }
+}
+
+/// The CTAs of one cluster on one host thread, used again for the next cluster.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterRun {
+    ctas: Vec<Cta>,
+    done: Vec<bool>,
+    size: usize,
+    timeouts: u32,
+    progress: u64,
+}
+
+impl ClusterRun {
+    /// Prepares the cluster with the given position in the grid of clusters.
+    pub(crate) fn start(&mut self, index: u64, launch: &Launch<'_>) {
+        let [width, height, depth] = launch.cluster;
+        let [across, down, _] =
+            [0, 1, 2].map(|axis| u64::from(launch.grid[axis] / launch.cluster[axis]));
+        let at = [index % across, index / across % down, index / across / down];
+        self.size = (width * height * depth) as usize;
+        if self.ctas.len() < self.size {
+            self.ctas.resize_with(self.size, Cta::default);
+        }
+        let mut members = Vec::with_capacity(self.size);
+        for (rank, cta) in (0..).zip(&mut self.ctas[..self.size]) {
+            let inside = [rank % width, rank / width % height, rank / width / height];
+            let ctaid: [u32; 3] =
+                std::array::from_fn(|axis| at[axis] as u32 * launch.cluster[axis] + inside[axis]);
+            let number = index * self.size as u64 + u64::from(rank);
+            cta.start(number, ctaid, launch);
+            members.push(Member { shared: cta.shared(), has_exited: AtomicBool::new(false) });
+        }
+        let cluster = Arc::new(Cluster {
+            members,
+            expected: AtomicU32::new(launch.threads() * self.size as u32),
+            ..Cluster::default()
+        });
+        for (rank, cta) in (0..).zip(&mut self.ctas[..self.size]) {
+            cta.join(rank, cluster.clone());
+        }
+        self.done.clear();
+        self.done.resize(self.size, false);
+        (self.timeouts, self.progress) = (0, 0);
+    }
+
+    /// Runs the CTAs in turn, each for about `budget` instructions.
+    pub(crate) fn run(
+        &mut self,
+        budget: u64,
+        launch: &Launch<'_>,
+        worker: &mut Worker,
+    ) -> Result<Progress, Error> {
+        let before = worker.counters.warp_instructions;
+        let mut left = false;
+        for (cta, done) in self.ctas[..self.size].iter_mut().zip(&mut self.done) {
+            if !*done {
+                *done = cta.run(budget, launch, worker)? == Progress::Done;
+                left |= !*done;
+            }
+        }
+        if !left {
+            return Ok(Progress::Done);
+        }
+        if worker.counters.warp_instructions != before {
+            return Ok(Progress::Running);
+        }
+        Ok(if self.time_out(worker) { Progress::Running } else { Progress::Blocked })
+    }
+
+    /// All warps wait: lets `mbarrier.try_wait` return false, as it may after some time. False if
+    /// none waits there or that has been of no use.
+    fn time_out(&mut self, worker: &Worker) -> bool {
+        if worker.progress != self.progress {
+            (self.progress, self.timeouts) = (worker.progress, 0);
+        }
+        if self.timeouts == TIME_OUTS {
+            return false;
+        }
+        self.timeouts += 1;
+        let mut any = false;
+        for cta in &mut self.ctas[..self.size] {
+            any |= cta.time_out();
+        }
+        any
+    }
+
+    /// Says what the warps wait for, for a report of a deadlock.
+    pub(crate) fn describe(&self, launch: &Launch<'_>, out: &mut String) {
+        for (cta, done) in self.ctas[..self.size].iter().zip(&self.done) {
+            if !done {
+                cta.describe(launch, out);
+            }
+        }
+    }
+}
