@@ -321,6 +321,17 @@ pub fn movements() -> Vec<Case> {
 }
 
 pub fn all() -> Vec<Case> {
-    let families = [gemms, rows, elements, reductions, experts, rotations, movements];
+    let families = [
+        gemms,
+        rows,
+        elements,
+        reductions,
+        experts,
+        rotations,
+        movements,
+        attentions,
+        top_ks,
+        route_plans,
+    ];
     families.into_iter().flat_map(|family| family()).collect()
 }

@@ -18,6 +18,8 @@ use moec_ir::plan::Geometry;
 
 /// Bytes of shared memory that a tile of values may take.
 const VALUES: u64 = 16 << 10;
+/// Keys whose values are added without a branch: divides those of a tile of values.
+const AT_ONCE: u64 = 8;
 /// Rows of a thread.
 const THREAD_ROWS: u64 = 8;
 /// Bytes between the weights of neighbouring keys: padded, for stores to spread over the banks.
@@ -381,30 +383,38 @@ impl<'k> Block<'k, '_> {
         let State { max, weight, sums } = state;
         let (keys, step) = (end - from, b.i32(values.keys));
         let sums = b.for_loop(b.i32(0), keys, step, sums, |at, sums| {
+            let left = (keys - at).div_ceil(AT_ONCE as i32) * AT_ONCE as i32;
+            let keys = left.min(b.i32(values.keys));
             b.barrier();
-            values.fill(b, &self.operands.v, head, from + at, end - 1);
+            values.fill(b, &self.operands.v, head, (from + at, end - 1), keys);
             b.barrier();
             let weights = self.tiles.weights.index(at, WEIGHTS_PITCH).index(self.place.row, 4);
-            b.if_else(concerned, sums.clone(), || self.accumulate(weights, sums))
+            b.if_else(concerned, sums.clone(), || self.accumulate(weights, keys, sums))
         });
         State { max, weight, sums }
     }
 
-    /// Adds the weighted values that are in shared memory to a thread's sums.
-    fn accumulate(&self, weights: Ptr<'k>, mut sums: Vec<F32<'k>>) -> Vec<F32<'k>> {
-        let design = self.design;
+    /// Adds the weighted values of the first `keys` rows in shared memory to a thread's sums.
+    fn accumulate(&self, weights: Ptr<'k>, keys: I32<'k>, sums: Vec<F32<'k>>) -> Vec<F32<'k>> {
+        let (b, design) = (self.b, self.design);
         let places = self.value_places();
         let width = design.width as usize;
-        for key in 0..self.tiles.values.keys {
-            let row = key * 4 * design.problem.value;
-            let load = |&(at, step): &(Ptr<'k>, u64)| at.add_const(row + step).load_f32(width);
-            let value: Vec<F32<'k>> = places.iter().flat_map(load).collect();
-            let weights = weights.add_const(key * WEIGHTS_PITCH).load_f32(THREAD_ROWS as usize);
-            for (sums, &weight) in sums.chunks_mut(value.len()).zip(&weights) {
-                sums.iter_mut().zip(&value).for_each(|(s, &x)| *s = x.fma(weight, *s));
+        let row = 4 * design.problem.value;
+        b.for_loop(b.i32(0), keys, b.i32(AT_ONCE), sums, |first, mut sums| {
+            let weights = weights.index(first, WEIGHTS_PITCH);
+            let places: Vec<_> =
+                places.iter().map(|&(at, step)| (at.index(first, row), step)).collect();
+            for key in 0..AT_ONCE {
+                let load =
+                    |&(at, step): &(Ptr<'k>, u64)| at.add_const(key * row + step).load_f32(width);
+                let value: Vec<F32<'k>> = places.iter().flat_map(load).collect();
+                let weights = weights.add_const(key * WEIGHTS_PITCH).load_f32(THREAD_ROWS as usize);
+                for (sums, &weight) in sums.chunks_mut(value.len()).zip(&weights) {
+                    sums.iter_mut().zip(&value).for_each(|(s, &x)| *s = x.fma(weight, *s));
+                }
             }
-        }
-        sums
+            sums
+        })
     }
 
     /// Where this thread's vectors of a value lie: an address and a constant. Where there are

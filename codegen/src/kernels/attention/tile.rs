@@ -56,7 +56,7 @@ impl<'k> Transposed<'k> {
     }
 }
 
-/// Keys `first ..= last` of a block whose values a CTA holds, a row each.
+/// Values of some keys of a block, a row each.
 pub(super) struct Values<'k> {
     pub(super) shared: Ptr<'k>,
     /// Rows held at once.
@@ -66,19 +66,19 @@ pub(super) struct Values<'k> {
 }
 
 impl<'k> Values<'k> {
-    /// Fills the tile with rows `first ..`; rows after `last` are `last` again.
+    /// Fills `keys` rows of the tile with rows `first ..`; rows after `last` are `last` again.
     pub(super) fn fill(
         &self,
         b: &'k Builder<'k>,
         tensor: &Tensor<'k>,
         head: I32<'k>,
-        first: I32<'k>,
-        last: I32<'k>,
+        (first, last): (I32<'k>, I32<'k>),
+        keys: I32<'k>,
     ) {
         let width = tensor.vector_width();
         let vectors = self.len / width;
         let threads = u64::from(b.threads());
-        let (to, step) = (b.i32(self.keys * vectors), b.i32(threads));
+        let (to, step) = (keys * b.i32(vectors), b.i32(threads));
         let fill = |item: I32<'k>| {
             let (key, at) = (item / b.i32(vectors), item % b.i32(vectors) * b.i32(width));
             let row = (first + key).min(last);
