@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, Rows, too_long};
 use crate::sampling::{Sampler, Sampling};
-use crate::{Phase, Result, fail};
+use crate::{Phase, Result, Tokenizer, fail};
 use moec_ir::Diagnostic;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -68,12 +68,15 @@ pub fn generate(
 }
 
 /// The end-of-text tokens of a checkpoint: `eos_token_id` (a number or a list) of its
-/// `generation_config.json`, else of its `config.json`; none where neither says.
+/// `generation_config.json`; else, where it has a tokenizer, of its `config.json`, whose value
+/// may be no more than a default of the library that wrote it. None where neither says.
 ///
 /// # Errors
 /// E0704 where a file is there but unreadable.
 pub fn stop_tokens(folder: &Path) -> Result<BTreeSet<u32>> {
-    for name in ["generation_config.json", "config.json"] {
+    let files = ["generation_config.json", "config.json"];
+    let believed = if Tokenizer::is_in(folder) { &files[..] } else { &files[..1] };
+    for name in believed {
         let path = folder.join(name);
         if !path.is_file() {
             continue;
@@ -97,4 +100,25 @@ pub fn stop_tokens(folder: &Path) -> Result<BTreeSet<u32>> {
         return Ok(ids);
     }
     Ok(BTreeSet::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generation_config_comes_first_and_a_bare_config_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let stops = || stop_tokens(folder.path()).map(|s| s.into_iter().collect::<Vec<_>>());
+        write("config.json", r#"{"eos_token_id": 1}"#);
+        assert_eq!(stops(), Ok(vec![]));
+        write("tokenizer.json", "{}");
+        assert_eq!(stops(), Ok(vec![1]));
+        write("generation_config.json", r#"{"eos_token_id": [7, 5]}"#);
+        assert_eq!(stops(), Ok(vec![5, 7]));
+        write("generation_config.json", r#"{"eos_token_id": "end"}"#);
+        assert_eq!(stops().unwrap_err()[0].code, "E0704");
+    }
 }

@@ -7,7 +7,7 @@ mod checkpoint;
 mod convert;
 mod demand;
 
-pub use checkpoint::{Checkpoint, Tensor, tensor_from_file};
+pub use checkpoint::{Checkpoint, Tensor, tensor_from_file, tensor_names};
 pub use convert::{can_convert, convert, to_f64};
 pub(crate) use demand::param_tensors;
 pub use demand::{Demand, fill};

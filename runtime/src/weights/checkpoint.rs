@@ -70,13 +70,9 @@ impl Checkpoint {
     }
 
     fn open_sharded(folder: &Path, index: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(index).map_err(|e| vec![unreadable(index, &e)])?;
-        let bad =
-            |why: String| vec![Diagnostic::error("E0605", format!("`{}`: {why}", index.display()))];
-        let value: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| bad(format!("it is not JSON: {e}")))?;
-        let map = value.get("weight_map").and_then(serde_json::Value::as_object);
-        let map = map.ok_or_else(|| bad("it has no object `weight_map`".into()))?;
+        let value = read_index(index)?;
+        let bad = |why: String| index_error(index, &why);
+        let map = weight_map(index, &value)?;
         let mut shards = BTreeSet::new();
         for (tensor, file) in map {
             match file.as_str() {
@@ -155,6 +151,41 @@ impl Checkpoint {
         }
         Ok(tensor)
     }
+}
+
+fn index_error(index: &Path, why: &str) -> Vec<Diagnostic> {
+    vec![Diagnostic::error("E0605", format!("`{}`: {why}", index.display()))]
+}
+
+fn read_index(index: &Path) -> Result<serde_json::Value> {
+    let text = std::fs::read_to_string(index).map_err(|e| vec![unreadable(index, &e)])?;
+    serde_json::from_str(&text).map_err(|e| index_error(index, &format!("it is not JSON: {e}")))
+}
+
+/// The object from tensors to files.
+fn weight_map<'a>(
+    index: &Path,
+    value: &'a serde_json::Value,
+) -> Result<&'a serde_json::Map<String, serde_json::Value>> {
+    let map = value.get("weight_map").and_then(serde_json::Value::as_object);
+    map.ok_or_else(|| index_error(index, "it has no object `weight_map`"))
+}
+
+/// The names of a checkpoint's tensors; `None` where the folder holds no checkpoint. Shards
+/// need not be there: the index names all tensors.
+///
+/// # Errors
+/// E0601 to E0603 and E0605, as for opening it.
+pub fn tensor_names(folder: &Path) -> Result<Option<BTreeSet<String>>> {
+    let index = folder.join(INDEX);
+    if index.is_file() {
+        let value = read_index(&index)?;
+        return Ok(Some(weight_map(&index, &value)?.keys().cloned().collect()));
+    }
+    if !folder.join(SINGLE).is_file() {
+        return Ok(None);
+    }
+    Ok(Some(Checkpoint::open(folder)?.names().map(str::to_owned).collect()))
 }
 
 /// Reads one tensor of a safetensors file: element type, shape and bytes.

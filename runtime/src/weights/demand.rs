@@ -26,6 +26,11 @@ pub fn fill(template: &str, layer: Option<u64>, expert: u64) -> String {
 }
 
 impl Demand {
+    /// Name, shape and wanted element type of every tensor, in order of names.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[u64], DType)> {
+        self.tensors.iter().map(|(name, (shape, dtype))| (name.as_str(), shape.as_slice(), *dtype))
+    }
+
     /// What the entries of some plans (of one model) read.
     pub fn of_plans<'a>(plans: impl IntoIterator<Item = &'a Plan>) -> Self {
         let mut demand = Self::default();

@@ -1,0 +1,305 @@
+//! What can be asked of `moec`.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use moec_ir::{Phase, Target};
+use std::path::PathBuf;
+
+/// Compiles models of the MoE / MLA family to PTX for Hopper GPUs, and runs them.
+#[derive(Parser)]
+#[command(name = "moec", version, arg_required_else_help = true, propagate_version = true)]
+#[command(after_help = "\
+Examples:
+  moec import DeepSeek-V2-Lite -o lite.moe      a `.moe` file from a checkpoint's config.json
+  moec check lite.moe                           names, shapes and sections
+  moec explain lite.moe --phase decode          which kernels run, and which rules led to them
+  moec build lite.moe -o lite.artefact          PTX and plan, for `moec generate` elsewhere
+  moec generate lite.moe --weights DeepSeek-V2-Lite --prompt 'In the beginning'
+
+Without a GPU everything runs on the built-in emulator, which executes the same PTX.
+Exit status: 0 done, 1 a mistake in the input, 2 a mistake in the command line.")]
+pub(crate) struct Cli {
+    /// Says what each stage does and how long it takes; twice for more.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Writes the `.moe` file of a Hugging Face checkpoint.
+    Import(ImportArgs),
+    /// Checks a `.moe` file and tells of every mistake.
+    Check(CheckArgs),
+    /// Lays a `.moe` file out in the one canonical way.
+    Fmt(FmtArgs),
+    /// Compiles a model to an artefact, or prints what a stage made of it.
+    Build(BuildArgs),
+    /// Tells which rules led from the model to the kernels that run, and what each gained.
+    Explain(ExplainArgs),
+    /// Computes the logits of given token ids.
+    Logits(LogitsArgs),
+    /// Continues a prompt.
+    Generate(GenerateArgs),
+    /// Runs one kernel on the emulator, as a JSON file describes.
+    Emulate(EmulateArgs),
+    /// Lists the optimizer's rules, for `--without-rule`.
+    Rules,
+    /// Prints a completion script for a shell.
+    #[command(after_help = "\
+Examples:
+  moec completions bash > ~/.local/share/bash-completion/completions/moec
+  moec completions zsh > ~/.zfunc/_moec
+  moec completions fish > ~/.config/fish/completions/moec.fish")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  moec import DeepSeek-V2-Lite              prints the file
+  moec import DeepSeek-V2-Lite -o lite.moe
+
+Known model types: deepseek_v2, deepseek_v3, mixtral, qwen3_moe. A field of config.json that
+would change the mathematics and is not understood is an error.")]
+pub(crate) struct ImportArgs {
+    /// Folder of the checkpoint, or its config.json.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) dir: PathBuf,
+    /// File to write; standard output if not given.
+    #[arg(short, long, value_name = "M.moe", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    /// The model.
+    #[arg(value_name = "M.moe", value_hint = ValueHint::FilePath)]
+    pub(crate) model: PathBuf,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  moec fmt model.moe            rewrites the file
+  moec fmt --check *.moe        exit status 1 if any file is not formatted")]
+pub(crate) struct FmtArgs {
+    /// Changes nothing; tells which files would change.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// The files.
+    #[arg(value_name = "M.moe", required = true, value_hint = ValueHint::FilePath)]
+    pub(crate) models: Vec<PathBuf>,
+}
+
+fn targets() -> impl TypedValueParser<Value = Target> {
+    PossibleValuesParser::new(Target::NAMES)
+        .try_map(|name| Target::named(&name).ok_or_else(|| format!("there is no target `{name}`")))
+}
+
+/// What decides how a model is compiled.
+#[derive(Args, Clone)]
+pub(crate) struct CompileArgs {
+    /// The GPU to compile for; the file's first `target` section, else h800, if not given.
+    #[arg(long, value_parser = targets())]
+    pub(crate) target: Option<Target>,
+    /// Switches a rewrite rule off, by name (see `moec rules`); may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) without_rule: Vec<String>,
+    /// Sequences in the step that costs are weighed for; 128 in decoding and 1 in prefill if not
+    /// given, what is run when running. The code is right for any other step too.
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub(crate) batch: Option<u64>,
+    /// Tokens of each of these sequences; 4096 if not given, what is run when running.
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub(crate) length: Option<u64>,
+    /// Threads of the host to use; all cores if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+}
+
+/// Text that a stage can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Emit {
+    /// The syntax tree.
+    Ast,
+    /// The typed graph.
+    Graph,
+    /// Everything the optimizer found to be equal.
+    Egraph,
+    /// Kernels, launches and buffers, as JSON.
+    Plan,
+    /// The kernels as built, in MLIR.
+    Mlir,
+    /// The kernels in LLVM IR.
+    Llvm,
+    /// The kernels in PTX.
+    Ptx,
+    /// The kernels as ptxas assembles them; needs ptxas and nvdisasm.
+    Sass,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  moec build lite.moe                                 writes lite.artefact/, both phases
+  moec build lite.moe --target h100 -o out/lite       for another GPU, to another place
+  moec build lite.moe --batch 1                       weighed for one sequence at a time
+  moec build lite.moe --phase decode --emit ptx       prints the PTX of decoding
+  moec build lite.moe --emit graph -o lite.graph      the typed graph, to a file
+
+An artefact holds manifest.json and, per phase, plan.json and kernels.ptx. It needs no compiler
+to run: `moec generate lite.artefact --weights DIR` loads it.")]
+pub(crate) struct BuildArgs {
+    /// The model.
+    #[arg(value_name = "M.moe", value_hint = ValueHint::FilePath)]
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) compile: CompileArgs,
+    /// Only this phase, prefill or decode; both if not given (with --emit: decode).
+    #[arg(long)]
+    pub(crate) phase: Option<Phase>,
+    /// The artefact's folder (with --emit: the file) to write.
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Prints what a stage made instead of writing an artefact.
+    #[arg(long, value_enum)]
+    pub(crate) emit: Option<Emit>,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  moec explain deepseek-v3.moe --phase decode
+  moec explain deepseek-v3.moe --phase decode --without-rule absorb-keys-into-queries
+
+Costs are predictions for the target, in the step that the plan is weighed for.")]
+pub(crate) struct ExplainArgs {
+    /// The model.
+    #[arg(value_name = "M.moe", value_hint = ValueHint::FilePath)]
+    pub(crate) model: PathBuf,
+    /// prefill or decode.
+    #[arg(long)]
+    pub(crate) phase: Phase,
+    #[command(flatten)]
+    pub(crate) compile: CompileArgs,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceName {
+    /// The compiled PTX on the CPU, instruction by instruction.
+    Emulator,
+    /// The compiled PTX on an NVIDIA GPU of the Hopper generation.
+    Cuda,
+    /// The model's equations in float64, without compiling.
+    Reference,
+}
+
+/// What decides where a model runs.
+#[derive(Args, Clone)]
+pub(crate) struct RunArgs {
+    /// The model, or an artefact that `moec build` wrote.
+    #[arg(value_name = "M.moe|ARTEFACT", value_hint = ValueHint::AnyPath)]
+    pub(crate) model: PathBuf,
+    /// Folder of the checkpoint: safetensors files, and tokenizer.json and config.json if there.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) weights: PathBuf,
+    /// What computes.
+    #[arg(long, value_enum, default_value_t = DeviceName::Emulator)]
+    pub(crate) device: DeviceName,
+    #[command(flatten)]
+    pub(crate) compile: CompileArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  moec logits tiny.moe --weights tiny --ids ids.safetensors -o logits.safetensors
+  moec logits tiny.moe --weights tiny --ids ids.safetensors -o exact.safetensors --device reference")]
+pub(crate) struct LogitsArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// File with the tensor `input_ids`, [B, S] or [S], int32 or int64.
+    #[arg(long, value_name = "FILE.safetensors", value_hint = ValueHint::FilePath)]
+    pub(crate) ids: PathBuf,
+    /// File to write: the tensor `logits`, [B, S, vocab] float32.
+    #[arg(short, long, value_name = "OUT.safetensors", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+}
+
+/// How generated text is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// The prompt and its continuation, as it comes; token ids where there is no tokenizer.
+    Text,
+    /// `{"ids": [..], "text": ".."}` of the continuation; text is null without a tokenizer.
+    Json,
+}
+
+#[derive(Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["prompt", "prompt_ids"])))]
+#[command(after_help = "\
+Examples:
+  moec generate tiny.moe --weights tiny --prompt 'In the beginning'
+  moec generate tiny.moe --weights tiny --prompt 'And God' --temperature 0
+  moec generate tiny.artefact --weights tiny --prompt-ids 5,17,3 --format json --device cuda
+
+The same command prints the same text: the seed is 0 unless given. Generation ends after N
+tokens or at the checkpoint's end-of-text token: that of generation_config.json, or that of
+config.json where there is a tokenizer.json too.")]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Text to continue; needs the checkpoint's tokenizer.json.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: Option<String>,
+    /// Token ids to continue.
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
+    pub(crate) prompt_ids: Option<Vec<u32>>,
+    /// Most tokens to add.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) max_new_tokens: u64,
+    /// 0 always takes the most likely token; higher is more varied.
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    pub(crate) temperature: f64,
+    /// Only the K most likely tokens; 0 for all.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) top_k: usize,
+    /// Only the most likely tokens that together have this probability.
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub(crate) top_p: f64,
+    /// Decides what is drawn.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Goes on after an end-of-text token.
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  moec emulate launch.json -o out.safetensors
+
+launch.json names a PTX file, a kernel, grid, block and arguments:
+  {\"ptx\": \"k.ptx\", \"kernel\": \"scale\", \"grid\": [1, 1, 1], \"block\": [32, 1, 1],
+   \"args\": [{\"buffer\": {\"name\": \"x\", \"dtype\": \"f32\", \"shape\": [32], \"fill\": 1}},
+            {\"scalar\": {\"dtype\": \"f32\", \"value\": 2}}]}
+Every named buffer is written to the output after the launch.")]
+pub(crate) struct EmulateArgs {
+    /// The description of the launch.
+    #[arg(value_name = "LAUNCH.json", value_hint = ValueHint::FilePath)]
+    pub(crate) launch: PathBuf,
+    /// File for the buffers after the launch.
+    #[arg(short, long, value_name = "OUT.safetensors", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+}

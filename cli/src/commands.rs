@@ -1,0 +1,15 @@
+//! One function per command.
+
+mod build;
+mod emulate;
+mod generate;
+mod import;
+mod logits;
+mod source;
+
+pub(crate) use build::{build, explain, rules};
+pub(crate) use emulate::emulate;
+pub(crate) use generate::generate;
+pub(crate) use import::import;
+pub(crate) use logits::logits;
+pub(crate) use source::{check, fmt};
