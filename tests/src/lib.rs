@@ -5,6 +5,7 @@
 //! - `tests/`: snapshots of the examples and numerics against references.
 //! - [`mutate`]: broken inputs made from good ones, for the parsers and loaders.
 
+pub mod agree;
 pub mod corpus;
 pub mod fuzz;
 pub mod mutate;

@@ -1,7 +1,9 @@
 //! Runs every file of `corpus/`.
 //!
 //! Commands: `check` (diagnostics), `fmt`, `lower` (the graph), `import` (from a `config.json`
-//! behind the header), `plan PHASE`, `explain PHASE`, `ptx PHASE`.
+//! behind the header), `plan PHASE`, `explain PHASE`, `ptx PHASE`, and `agree TOKENS..`: with
+//! random weights, sequences of so many tokens have the same logits on the emulator and the
+//! reference, in one step and token by token, however the kernels are chosen.
 
 use libtest_mimic::{Arguments, Trial};
 use moec_ir::{Diagnostic, Phase, Target};
@@ -35,6 +37,13 @@ fn run(path: &Path) -> Result<(), String> {
         [stage @ ("plan" | "explain" | "ptx"), phase] => {
             let phase = phase.parse()?;
             told(&name, &case.source, compiled(stage, phase, &case.source))
+        }
+        ["agree", tokens @ ..] => {
+            let tokens: Result<Vec<usize>, _> = tokens.iter().map(|t| t.parse()).collect();
+            let tokens = tokens.map_err(|e| e.to_string())?;
+            let graph = model(&case.source).map_err(|d| told(&name, &case.source, Err(d)))?.graph;
+            return moec_tests::agree::agree(&graph, &tokens)
+                .map_err(|d| told(&name, "", Err(d)))?;
         }
         _ => return Err(format!("`{}` is not a command", case.command.join(" "))),
     };

@@ -1,0 +1,119 @@
+//! The examples at full size: what they compile to, how long that takes to depend on what, and
+//! that it is the same every time.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use moec_ir::{Graph, Phase, Plan, Target};
+use std::fs;
+use std::path::Path;
+
+const EXAMPLES: [&str; 6] =
+    ["tiny-v3", "deepseek-v3", "deepseek-v2", "deepseek-v2-lite", "mixtral-8x7b", "qwen3-30b-a3b"];
+
+fn source(example: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    fs::read_to_string(root.join(example).join(format!("{example}.moe"))).unwrap()
+}
+
+fn graph(source: &str) -> Graph {
+    let model = moec_frontend::check(&moec_frontend::parse(source).unwrap()).unwrap();
+    moec_frontend::lower(&model).unwrap()
+}
+
+fn plan(graph: &Graph, phase: Phase) -> Plan {
+    let target = Target::named("h800").unwrap();
+    moec_passes::optimize(graph, &target, phase, &Default::default()).unwrap().plan
+}
+
+#[test]
+fn graphs_are_as_they_were() {
+    for example in EXAMPLES {
+        insta::assert_snapshot!(format!("{example}.graph"), graph(&source(example)).to_string());
+    }
+}
+
+#[test]
+fn plans_are_as_they_were() {
+    for example in EXAMPLES {
+        for phase in Phase::ALL {
+            let plan = plan(&graph(&source(example)), phase);
+            insta::assert_snapshot!(format!("{example}.{phase}.plan"), plan.to_string());
+        }
+    }
+}
+
+#[test]
+fn ptx_is_as_it_was() {
+    for example in EXAMPLES {
+        for phase in Phase::ALL {
+            let plan = plan(&graph(&source(example)), phase);
+            let ptx = moec_codegen::generate(&plan, Default::default()).unwrap().ptx;
+            insta::assert_snapshot!(format!("{example}.{phase}.ptx"), ptx);
+        }
+    }
+}
+
+#[test]
+fn decode_absorbs_what_prefill_expands() {
+    let attention = |plan: &Plan| {
+        let spec = plan.kernels.iter().find_map(|k| match &k.spec {
+            moec_ir::KernelSpec::Attention { k, v, .. } => Some((k.clone(), v.clone())),
+            _ => None,
+        });
+        spec.unwrap()
+    };
+    let graph = graph(&source("deepseek-v3"));
+    // Absorbed: one head of keys for all, 512 latent elements that are the values as well.
+    let (keys, values) = attention(&plan(&graph, Phase::Decode));
+    assert!(keys.iter().all(|k| k.shape[1].is_one()), "{keys:?}");
+    assert_eq!(values.shape[1..], [1.into(), 512.into()]);
+    // Expanded: 128 heads of values of 128 elements.
+    let (_, values) = attention(&plan(&graph, Phase::Prefill));
+    assert_eq!(values.shape[1..], [128.into(), 128.into()]);
+}
+
+#[test]
+fn layers_are_compiled_once_however_many_there_are() {
+    let few = source("deepseek-v3").replace("layers = 61", "layers = 4");
+    assert_ne!(few, source("deepseek-v3"));
+    for phase in Phase::ALL {
+        let (few, many) = (plan(&graph(&few), phase), plan(&graph(&source("deepseek-v3")), phase));
+        assert_eq!(few.kernels, many.kernels);
+        assert_eq!(few.functions, many.functions);
+        assert!(few.entries[0].steps.len() < many.entries[0].steps.len());
+    }
+}
+
+#[test]
+fn one_thread_and_two_give_the_same_bytes() {
+    let plan = plan(&graph(&source("tiny-v3")), Phase::Decode);
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| moec_codegen::generate(&plan, Default::default()).unwrap())
+    };
+    let (one, two) = (on(1), on(2));
+    assert_eq!(one.ptx, two.ptx);
+    assert_eq!(
+        serde_json::to_string(&one.plan).unwrap(),
+        serde_json::to_string(&two.plan).unwrap()
+    );
+}
+
+#[test]
+fn ptxas_accepts_every_kernel_of_v3_without_spills() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let Some(ptxas) = moec_codegen::ptxas::find(&root) else {
+        eprintln!("no ptxas is installed: `cargo xtask setup` installs it");
+        return;
+    };
+    for phase in Phase::ALL {
+        let plan = plan(&graph(&source("deepseek-v3")), phase);
+        let ptx = moec_codegen::generate(&plan, Default::default()).unwrap().ptx;
+        let report = moec_codegen::ptxas::verify(&ptxas, &ptx, "sm_90a").unwrap();
+        assert_eq!(report.warnings, Vec::<String>::new());
+        assert_eq!(report.entries.len(), plan.kernels.len());
+        for entry in &report.entries {
+            assert_eq!((entry.spills, entry.stack), (0, 0), "{entry:?}");
+        }
+    }
+}
