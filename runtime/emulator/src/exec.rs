@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 mod context;
 mod cta;
 mod frame;
+pub(crate) mod products;
 pub(crate) mod shapes;
 mod split;
 mod warp;

@@ -27,6 +27,7 @@ mod moves;
 mod multimem;
 pub(crate) mod numeric;
 mod pointer;
+pub(crate) mod product_registers;
 pub(crate) mod special;
 mod tensor_map;
 mod warp;

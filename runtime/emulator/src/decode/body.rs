@@ -1,6 +1,6 @@
 //! One body: scopes, registers and labels; then each instruction by its family.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::flow_graph;
 use super::lifetime::{Lifetimes, in_range};
@@ -69,6 +69,8 @@ pub(crate) struct Decoder<'a, 'n> {
     frame_bytes: u32,
     free_preds: Vec<Reg>,
     lifetimes: Lifetimes<'a>,
+    /// Registers of matrix products.
+    pub(crate) product_names: BTreeSet<&'a str>,
     /// Rows to use again, by their number of rows.
     free_rows: BTreeMap<u32, Vec<Reg>>,
     /// Rows that become free after an instruction: which one, how many rows, where.
@@ -102,6 +104,7 @@ pub(crate) fn decode_function<'a>(
         label_at: Vec::new(),
         frame_bytes: 128,
         free_preds: Vec::new(),
+        product_names: BTreeSet::new(),
         lifetimes: source.body.as_deref().map(Lifetimes::of).unwrap_or_default(),
         free_rows: BTreeMap::new(),
         expiring: BTreeMap::new(),
@@ -148,6 +151,7 @@ pub(crate) fn decode_function<'a>(
         let name = source.name.to_string();
         return Ok(Function { name, formals, results, ..Function::default() });
     };
+    isa::product_registers::collect(body, &mut decoder.product_names);
     decoder.block(body)?;
     decoder.line = source.line;
     decoder.guard = (NO_REG, 0);
@@ -279,6 +283,7 @@ impl<'a> Decoder<'a, '_> {
             }
             self.guard = (reg.0, if negated { u32::MAX } else { 0 });
         }
+        isa::product_registers::guard(self, &words, instruction)?;
         isa::decode(self, &mut words, instruction)?;
         for (rows, reg) in self.expiring.remove(&self.instruction).unwrap_or_default() {
             self.free_rows.entry(rows).or_default().push(reg);

@@ -31,7 +31,7 @@ pub(crate) struct Warp {
     /// Per lane, the generation of the cluster's barrier that ends with its last arrival.
     pub(crate) cluster_arrivals: [u32; 32],
     /// Matrix products in flight.
-    pub(crate) products: super::warpgroup::Products,
+    pub(crate) products: super::products::Products,
 }
 
 /// Why a warp stopped running.

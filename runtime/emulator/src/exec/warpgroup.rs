@@ -67,33 +67,3 @@ impl RegisterPool {
         self.free = 0;
     }
 }
-
-/// Matrix products that a warp has issued (PTX ISA 9.7.15.6): since the last
-/// `wgmma.commit_group`, and in groups that no `wgmma.wait_group` has covered.
-#[derive(Debug, Default)]
-pub(crate) struct Products {
-    open: u32,
-    groups: u32,
-}
-
-impl Products {
-    pub(crate) fn clear(&mut self) {
-        *self = Products::default();
-    }
-
-    /// A product was issued.
-    pub(crate) fn issue(&mut self) {
-        self.open += 1;
-    }
-
-    /// Makes a group of those issued since the last; an empty group counts.
-    pub(crate) fn commit(&mut self) {
-        self.groups += 1;
-        self.open = 0;
-    }
-
-    /// Waits until at most `pending` groups are left.
-    pub(crate) fn wait(&mut self, pending: u32) {
-        self.groups = self.groups.min(pending);
-    }
-}

@@ -219,10 +219,11 @@ fn decode_immediates(
 }
 
 unsafe fn fence(cx: &mut Cx<'_>, _: &Inst) -> Flow {
-    match whole_warp(cx) {
-        Ok(()) => Flow::Next,
-        Err(flow) => flow,
+    if let Err(flow) = whole_warp(cx) {
+        return flow;
     }
+    cx.warp.products.fence();
+    Flow::Next
 }
 
 unsafe fn commit(cx: &mut Cx<'_>, _: &Inst) -> Flow {
@@ -262,7 +263,15 @@ unsafe fn product(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
         return cx.misuse(format!("a CTA of {threads} threads has no whole warpgroup here"));
     }
     cx.worker.progress += 1;
-    cx.warp.products.issue();
+    let form = Form::unpack(inst.imm);
+    let function = cx.function;
+    let (d, rest) = function.lists[inst.d as usize..].split_at(form.d_count());
+    let a: &[Reg] = if form.a_in_registers { &rest[..4] } else { &[] };
+    if cx.follows_products()
+        && let Err(rule) = cx.warp.products.issue(d, a)
+    {
+        return cx.misuse(rule);
+    }
     let warpgroup = &mut cx.cta.warpgroups[group];
     let generation = warpgroup.generation;
     warpgroup.members.push(member);

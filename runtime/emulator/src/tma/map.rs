@@ -397,4 +397,4 @@ pub(crate) fn replace(
 
 #[cfg(test)]
 #[path = "map_tests.rs"]
-mod tests;
+pub(super) mod tests;
