@@ -4,6 +4,7 @@
 //! is correct for every step.
 
 mod attention;
+mod check;
 mod combine;
 mod elements;
 mod gather;
@@ -22,9 +23,9 @@ mod tiles;
 mod top_k;
 
 use crate::builder::Builder;
-use moec_ir::kernel::{KernelSpec, View};
+use moec_ir::kernel::KernelSpec;
 use moec_ir::plan::{Extent, Geometry};
-use moec_ir::{DType, Diagnostic, Dim, Phase, Sizes};
+use moec_ir::{Diagnostic, Dim, Phase, Sizes};
 
 /// The step that a design should be good at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub(crate) trait Design {
 
 /// Chooses the design of a kernel.
 pub(crate) fn design(spec: &KernelSpec, step: Step) -> Result<Box<dyn Design>, Diagnostic> {
-    check(spec)?;
+    check::check(spec)?;
     Ok(match spec {
         KernelSpec::Gemm { a, w, add, c } => gemm::design(a, w, add.as_ref(), c, step),
         KernelSpec::Pointwise { inputs, out, code } => pointwise::design(inputs, out, code, step),
@@ -81,53 +82,4 @@ fn launch(grid: &[(Dim, u64)], threads: u32) -> Geometry {
         None => Extent { size: Dim::from(1), per: 1 },
     };
     Geometry { grid: [extent(0), extent(1), extent(2)], block: [threads, 1, 1], shared_bytes: 0 }
-}
-
-/// What every family relies on: known element types, strides for every axis.
-fn check(spec: &KernelSpec) -> Result<(), Diagnostic> {
-    for view in views(spec) {
-        if view.dtype == DType::F64 {
-            return Err(Diagnostic::error(
-                "E0901",
-                format!("a {} kernel has an operand of type `f64`", spec.family()),
-            )
-            .help("kernels compute in float32; store the tensor as `f32` or narrower"));
-        }
-        if view.shape.len() != view.strides.len() || view.shape.is_empty() {
-            return Err(Diagnostic::error(
-                "E0902",
-                format!(
-                    "a {} kernel has an operand of {} axes with {} strides",
-                    spec.family(),
-                    view.shape.len(),
-                    view.strides.len()
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// All operands that a spec describes.
-fn views(spec: &KernelSpec) -> Vec<&View> {
-    match spec {
-        KernelSpec::Gemm { a, w, add, c } => [a, w, c].into_iter().chain(add).collect(),
-        KernelSpec::GroupedGemm { a, w, c, .. } => vec![a, w, c],
-        KernelSpec::RoutePlan { chosen, .. } => vec![chosen],
-        KernelSpec::Combine { y, weight, adds, out } => {
-            [y, weight, out].into_iter().chain(adds).collect()
-        }
-        KernelSpec::RmsNorm { x, residual, weight, out, .. } => {
-            let kept = residual.iter().flat_map(|(r, s)| [r, s]);
-            [x, weight, out].into_iter().chain(kept).collect()
-        }
-        KernelSpec::Pointwise { inputs, out, .. } => inputs.iter().chain([out]).collect(),
-        KernelSpec::Reduce { x, out, .. } | KernelSpec::Softmax { x, out } => vec![x, out],
-        KernelSpec::Rotary { x, out, .. } => vec![x, out],
-        KernelSpec::Gather { table, out } => vec![table, out],
-        KernelSpec::Scatter { x, table } => vec![x, table],
-        KernelSpec::Attention { q, k, v, out, .. } => q.iter().chain(k).chain([v, out]).collect(),
-        KernelSpec::TopK { scores, chosen, .. } => vec![scores, chosen],
-        KernelSpec::Pick { x, chosen, out } => vec![x, chosen, out],
-    }
 }

@@ -2,13 +2,113 @@
 
 mod cases;
 
-use moec_codegen::{Options, generate_kernel, ptxas};
-use moec_ir::Target;
+use moec_codegen::{Options, Step, generate, generate_kernel, ptxas};
+use moec_ir::graph::UnaryFn;
+use moec_ir::kernel::{KernelSpec, Scalar};
+use moec_ir::plan::{FORMAT, Kernel};
+use moec_ir::{DType, Phase, Plan, Sizes, Target};
 use std::path::Path;
 use std::time::Instant;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// All cases as the kernels of one plan.
+fn plan(phase: Phase) -> Plan {
+    let case = |(i, case): (usize, cases::Case)| Kernel {
+        name: format!("{}_{i}", case.spec.family()),
+        spec: case.spec,
+        geometry: None,
+    };
+    Plan {
+        format: FORMAT,
+        model: "cases".into(),
+        context: 4096,
+        target: Target::named("h800").unwrap(),
+        phase,
+        workload: Sizes { tokens: 48, past: 100, sequences: 2 },
+        kernels: cases::all().into_iter().enumerate().map(case).collect(),
+        functions: vec![],
+        entries: vec![],
+    }
+}
+
+#[test]
+fn a_plan_becomes_one_module_with_an_entry_per_kernel_in_order() {
+    let plan = plan(Phase::Prefill);
+    let generated = generate(&plan, Options { mlir: true, llvm: true }).unwrap();
+    for once in [".version 8.7\n", ".target sm_90a\n", ".address_size 64\n"] {
+        assert_eq!(generated.ptx.matches(once).count(), 1, "{once}");
+    }
+    let entry =
+        |line: &str| line.strip_prefix(".visible .entry ")?.strip_suffix('(').map(str::to_owned);
+    let entries: Vec<String> = generated.ptx.lines().filter_map(entry).collect();
+    let names: Vec<String> = plan.kernels.iter().map(|k| k.name.clone()).collect();
+    assert_eq!(entries, names);
+    assert!(generated.plan.kernels.iter().all(|k| k.geometry.is_some()));
+    for name in names {
+        assert!(generated.mlir.contains(&format!("llvm.func @{name}(")), "{name}");
+        assert!(generated.llvm.contains(&format!("define ptx_kernel void @{name}(")), "{name}");
+    }
+}
+
+#[test]
+fn same_plan_gives_same_bytes() {
+    let plan = plan(Phase::Decode);
+    let once = generate(&plan, Options { mlir: true, llvm: true }).unwrap();
+    let again = generate(&plan, Options { mlir: true, llvm: true }).unwrap();
+    assert_eq!(once, again);
+    // A kernel's code does not depend on what else its thread has compiled.
+    let step = Step { phase: plan.phase, sizes: plan.workload };
+    for kernel in plan.kernels.iter().step_by(7) {
+        let options = Options::default();
+        let alone = generate_kernel(&kernel.spec, step, &plan.target, &kernel.name, options);
+        let (_, entry) = alone.as_ref().unwrap().ptx.split_once(".address_size 64\n").unwrap();
+        assert!(once.ptx.contains(entry), "{}", kernel.name);
+    }
+}
+
+#[test]
+fn elements_are_moved_16_bytes_at_a_time_where_the_layout_allows_it() {
+    let target = Target::named("h800").unwrap();
+    let ptx = |case: &cases::Case| {
+        let options = Options::default();
+        generate_kernel(&case.spec, case.step(), &target, "kernel", options).unwrap().ptx
+    };
+    for case in cases::all() {
+        let wide =
+            ["ld.global.nc.v4.b32", "ld.global.v4.b32"].iter().any(|l| ptx(&case).contains(l));
+        match case.name {
+            "decode bf16 7168" | "prefill bf16" | "norm 7168" | "swiglu" | "combine v3"
+            | "gather embedding" => assert!(wide, "{}", case.name),
+            "decode odd" | "norm odd" | "gather odd" => assert!(!wide, "{}", case.name),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn contradictory_operands_are_refused() {
+    let target = Target::named("h800").unwrap();
+    let refused = |spec: &KernelSpec| {
+        let step = Step { phase: Phase::Decode, sizes: plan(Phase::Decode).workload };
+        let mistake = generate_kernel(spec, step, &target, "kernel", Options::default());
+        mistake.expect_err(&format!("{spec:?}")).code
+    };
+    let rows = |dtype| cases::dense(dtype, &[None, Some(8)]);
+    let x = rows(DType::F64);
+    assert_eq!(refused(&KernelSpec::Softmax { x: x.clone(), out: x }), "E0901");
+    let deep = cases::dense(DType::F32, &[None, Some(8), Some(8)]);
+    assert_eq!(refused(&KernelSpec::Softmax { x: deep.clone(), out: deep }), "E0902");
+    let mut crooked = rows(DType::F32);
+    crooked.strides.pop();
+    assert_eq!(refused(&KernelSpec::Softmax { x: crooked.clone(), out: crooked }), "E0902");
+    let out = rows(DType::F32);
+    for code in [vec![], vec![Scalar::Input(1)], vec![Scalar::Unary(UnaryFn::Neg, 0)]] {
+        let inputs = vec![out.clone()];
+        assert_eq!(refused(&KernelSpec::Pointwise { inputs, out: out.clone(), code }), "E0902");
+    }
 }
 
 #[test]

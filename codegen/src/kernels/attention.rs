@@ -180,3 +180,39 @@ fn gcd(a: u64, b: u64) -> u64 {
 fn power_of_two_in(n: u64, most: u64) -> u64 {
     (1 << n.trailing_zeros()).min(most)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moec_ir::{DType, Sizes, Sym};
+
+    fn refusal(heads: [u64; 3], depth: [u64; 2], value: [u64; 2]) -> Option<String> {
+        let view = |heads: u64, d: u64| {
+            View::dense(DType::Bf16, &[Sym::Tokens.into(), heads.into(), d.into()]).unwrap()
+        };
+        let sizes = Sizes { tokens: 1, past: 1, sequences: 1 };
+        let refusals: Vec<_> = Phase::ALL
+            .into_iter()
+            .map(|phase| {
+                let (q, k) = ([view(heads[0], depth[0])], [view(heads[1], depth[1])]);
+                let (v, out) = (view(heads[2], value[0]), view(heads[0], value[1]));
+                let step = Step { phase, sizes };
+                design(&q, &k, &v, &out, Real(1.0), step).err().map(|e| e.message)
+            })
+            .collect();
+        assert_eq!(refusals[0], refusals[1]);
+        refusals[0].clone()
+    }
+
+    #[test]
+    fn shapes_that_contradict_each_other_are_refused() {
+        assert_eq!(refusal([6, 3, 2], [48, 48], [20, 20]), None);
+        let told = |why: Option<String>, what: &str| assert!(why.unwrap().contains(what), "{what}");
+        told(refusal([6, 4, 2], [48, 48], [20, 20]), "for 6 heads");
+        told(refusal([6, 3, 4], [48, 48], [20, 20]), "6 heads and values");
+        told(refusal([6, 3, 2], [48, 40], [20, 20]), "queries");
+        told(refusal([6, 3, 2], [48, 48], [20, 24]), "values");
+        told(refusal([6, 0, 2], [48, 48], [20, 20]), "operand");
+        told(refusal([6, 3, 2], [48, 48], [513, 513]), "registers hold");
+    }
+}

@@ -214,3 +214,18 @@ impl RoutePlan {
         b.warp_barrier();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moec_ir::{DType, Phase, Sizes, Sym};
+
+    #[test]
+    fn experts_beyond_shared_memory_are_refused() {
+        let chosen = View::dense(DType::I32, &[Sym::Tokens.into(), 8.into()]).unwrap();
+        let sizes = Sizes { tokens: 1 << 20, past: 1, sequences: 1 };
+        let step = Step { phase: Phase::Prefill, sizes };
+        assert!(design(&chosen, 5000, step).is_ok());
+        assert!(design(&chosen, 7000, step).is_err());
+    }
+}

@@ -219,3 +219,29 @@ fn insert<'k>(best: Vec<F32<'k>>, x: F32<'k>) -> Vec<F32<'k>> {
     };
     best.into_iter().scan(x, step).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moec_ir::{DType, Phase, Sizes, Sym};
+
+    fn is_refused(n_experts: u64, k: u64, groups: Option<(u64, u64)>) -> bool {
+        let view = |dtype, n: u64| View::dense(dtype, &[Sym::Tokens.into(), n.into()]).unwrap();
+        let groups = groups.map(|(count, keep)| Groups { count, keep, by: GroupScore::Max });
+        let sizes = Sizes { tokens: 1, past: 1, sequences: 1 };
+        let step = Step { phase: Phase::Decode, sizes };
+        design(&view(DType::F32, n_experts), &view(DType::I32, k), groups, step).is_err()
+    }
+
+    #[test]
+    fn top_k_above_the_candidates_is_refused() {
+        assert!(!is_refused(16, 16, None));
+        assert!(is_refused(16, 17, None));
+        assert!(is_refused(16, 0, None));
+        assert!(is_refused(0, 1, None));
+        assert!(!is_refused(16, 8, Some((4, 2))));
+        assert!(is_refused(16, 9, Some((4, 2))));
+        assert!(is_refused(16, 1, Some((5, 2))));
+        assert!(is_refused(16, 1, Some((0, 1))));
+    }
+}

@@ -1,0 +1,86 @@
+//! What every family relies on, checked before a kernel is designed.
+
+use moec_ir::kernel::{KernelSpec, Scalar, View};
+use moec_ir::{DType, Diagnostic};
+
+/// Refuses specs whose operands no kernel of their family can have.
+pub(super) fn check(spec: &KernelSpec) -> Result<(), Diagnostic> {
+    let family = spec.family();
+    for (view, rank) in views(spec) {
+        if view.dtype == DType::F64 {
+            let message = format!("a {family} kernel has an operand of type `f64`");
+            return Err(Diagnostic::error("E0901", message)
+                .help("kernels compute in float32; store the tensor as `f32` or narrower"));
+        }
+        let (axes, strides) = (view.shape.len(), view.strides.len());
+        if axes != rank || strides != rank {
+            let message = format!(
+                "a {family} kernel has an operand of {axes} axes with {strides} strides where \
+                 {rank} are needed"
+            );
+            return Err(Diagnostic::error("E0902", message).help("build the artefact again"));
+        }
+        if !view.align.is_power_of_two() || view.align < view.dtype.bytes() {
+            let message = format!(
+                "a {family} kernel has an operand of type `{}` aligned to {} bytes",
+                view.dtype, view.align
+            );
+            return Err(Diagnostic::error("E0902", message).help("build the artefact again"));
+        }
+    }
+    match spec {
+        KernelSpec::Pointwise { inputs, code, .. } => function(inputs.len(), code),
+        _ => Ok(()),
+    }
+}
+
+/// A function whose steps refer to inputs and earlier steps only.
+fn function(inputs: usize, code: &[Scalar]) -> Result<(), Diagnostic> {
+    let known = |(i, step): (usize, &Scalar)| match *step {
+        Scalar::Input(input) => input < inputs,
+        Scalar::Constant(_) => true,
+        Scalar::Unary(_, x) => x < i,
+        Scalar::Binary(_, x, y) => x < i && y < i,
+    };
+    if !code.is_empty() && code.iter().enumerate().all(known) {
+        return Ok(());
+    }
+    let message = "the function of a pointwise kernel is empty or refers to a later step";
+    Err(Diagnostic::error("E0902", message).help("build the artefact again"))
+}
+
+/// All operands that a spec describes, and how many axes each must have.
+fn views(spec: &KernelSpec) -> Vec<(&View, usize)> {
+    match spec {
+        KernelSpec::Gemm { a, w, add, c } => {
+            [a, w, c].into_iter().chain(add).map(|v| (v, 3)).collect()
+        }
+        KernelSpec::GroupedGemm { a, w, c, .. } => vec![(a, 3), (w, 3), (c, 3)],
+        KernelSpec::RoutePlan { chosen, .. } => vec![(chosen, 2)],
+        KernelSpec::Combine { y, weight, adds, out } => {
+            let rest = [weight, out].into_iter().chain(adds).map(|v| (v, 2));
+            [(y, 3)].into_iter().chain(rest).collect()
+        }
+        KernelSpec::RmsNorm { x, residual, weight, out, .. } => {
+            let kept = residual.iter().flat_map(|(r, s)| [r, s]);
+            let rows = [x, out].into_iter().chain(kept).map(|v| (v, 3));
+            [(weight, 1)].into_iter().chain(rows).collect()
+        }
+        KernelSpec::Pointwise { inputs, out, .. } => {
+            // No axes is as wrong as a different number.
+            let rank = out.shape.len().max(1);
+            inputs.iter().chain([out]).map(|v| (v, rank)).collect()
+        }
+        KernelSpec::Reduce { x, out, .. } | KernelSpec::Softmax { x, out } => {
+            vec![(x, 2), (out, 2)]
+        }
+        KernelSpec::Rotary { x, out, .. } => vec![(x, 3), (out, 3)],
+        KernelSpec::Gather { table, out } => vec![(table, 2), (out, 2)],
+        KernelSpec::Scatter { x, table } => vec![(x, 2), (table, 2)],
+        KernelSpec::Attention { q, k, v, out, .. } => {
+            q.iter().chain(k).chain([v, out]).map(|v| (v, 3)).collect()
+        }
+        KernelSpec::TopK { scores, chosen, .. } => vec![(scores, 2), (chosen, 2)],
+        KernelSpec::Pick { x, chosen, out } => vec![(x, 2), (chosen, 2), (out, 2)],
+    }
+}
