@@ -74,8 +74,9 @@ fn decode_absorbs_what_prefill_expands() {
 
 #[test]
 fn layers_are_compiled_once_however_many_there_are() {
-    let few = source("deepseek-v3").replace("layers = 61", "layers = 4");
-    assert_ne!(few, source("deepseek-v3"));
+    let few = source("deepseek-v3")
+        .replace("layers = 61", "layers = 4")
+        .replace("layers over 16 stages", "layers over 4 stages");
     for phase in Phase::ALL {
         let (few, many) = (plan(&graph(&few), phase), plan(&graph(&source("deepseek-v3")), phase));
         assert_eq!(few.kernels, many.kernels);
