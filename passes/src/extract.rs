@@ -2,11 +2,14 @@
 //!
 //! Before: a saturated e-graph. After: one node of each class that is needed, in topological
 //! order. Finding the true optimum of shared costs is NP-hard; this is a greedy fixed point
-//! ([`greedy`]) and a local search over it ([`search`]). Not seen: copies that layout forces
+//! ([`greedy`]) and a local search over it
+//! ([`search`]), part by part ([`regions`]). Not seen: copies that layout forces
 //! later (a view that no strides express, a piece that cannot be written in place).
 
 mod greedy;
+mod instance;
 mod problem;
+mod regions;
 mod search;
 
 pub(crate) use problem::Problem;
@@ -43,12 +46,17 @@ pub(crate) struct ChosenValue {
 impl Problem<'_> {
     /// Whether kernels compute all that is wanted.
     pub(crate) fn is_computable(&self) -> bool {
-        self.roots.is_some()
+        self.instance.is_some()
     }
 
     /// The cheapest solution found; `None` where some output cannot be computed by kernels.
     pub(crate) fn solve(&self) -> Option<Extracted> {
-        let choice = search::search(self)?;
-        Some(self.read_off(&choice))
+        let instance = self.instance.as_ref()?;
+        let choice = regions::by_regions(instance, search::search);
+        // Parts that go in no circle could together, by what is free in both.
+        let sound = choice.filter(|c| instance.order(c).is_some());
+        let choice = sound.or_else(|| search::search(instance))?;
+        let order = instance.order(&choice)?;
+        Some(self.read_off(instance, &choice, &order))
     }
 }

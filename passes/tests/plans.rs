@@ -4,10 +4,10 @@
 
 mod models;
 
-use models::{Config, TINY, V3, model};
-use moec_ir::graph::UnaryFn;
+use models::{Builder, Config, TINY, V3, attention, experts, model};
+use moec_ir::graph::{BinaryFn, Entry, NodeId, Step, UnaryFn, ValueId};
 use moec_ir::kernel::Scalar;
-use moec_ir::{KernelSpec, Phase, Plan, Target};
+use moec_ir::{DType, Dim, Graph, KernelSpec, Phase, Plan, Sym, Target, TensorType};
 use moec_passes::{Family, Options, optimize};
 
 fn plan(c: &Config, phase: Phase, options: &Options) -> Plan {
@@ -126,6 +126,39 @@ fn a_layer_is_optimised_once_however_often_it_occurs() {
         // Two values take turns, beside the ids and the logits.
         let storages = many.entries[0].values.iter().map(|v| v.storage).max().unwrap() + 1;
         assert_eq!(storages, 4);
+    }
+}
+
+/// Layers inlined into one function, as a model without repeated blocks has them.
+fn inlined(n: usize) -> Graph {
+    let x_type = TensorType::new(DType::Bf16, [Dim::from(Sym::Tokens), V3.hidden.into()]);
+    let mut b = Builder::new("all", std::slice::from_ref(&x_type));
+    let mut x = b.input(0);
+    for layer in 0..n {
+        let normed = b.norm(x, &format!("{layer}.input_layernorm.weight"));
+        let a = attention(&mut b, &V3, normed);
+        let y = b.binary(BinaryFn::Add, x, a);
+        let normed = b.norm(y, &format!("{layer}.post_attention_layernorm.weight"));
+        let m = experts(&mut b, &V3, normed);
+        x = b.binary(BinaryFn::Add, y, m);
+    }
+    b.0.outputs = vec![NodeId(x)];
+    let (inputs, outputs) = (vec![ValueId(0)], vec![ValueId(1)]);
+    let step = Step { function: 0, layer: None, inputs, outputs: outputs.clone() };
+    let main = Entry { name: "main".into(), inputs: vec![x_type], steps: vec![step], outputs };
+    Graph { name: "Inlined".into(), context: 64, functions: vec![b.0], entries: vec![main] }
+}
+
+#[test]
+fn each_of_many_layers_in_one_function_is_planned_as_well_as_one() {
+    let target = Target::named("h800").unwrap();
+    for phase in Phase::ALL {
+        let seconds = |n: usize| {
+            let made = optimize(&inlined(n), &target, phase, &Options::default()).unwrap();
+            made.explanation.seconds
+        };
+        let (one, many) = (seconds(1), seconds(9));
+        assert!((many - 9.0 * one).abs() < 1e-9, "{many} for nine, {one} for one");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The greedy fixed point: each class takes the way whose whole sub-graph is cheapest.
 
-use super::problem::{Choice, Problem};
+use super::instance::{Choice, Instance};
 
 /// Passes over all classes at most; choices that still swing then are as good as any.
 const MOST_PASSES: usize = 24;
@@ -51,17 +51,17 @@ impl Set {
 /// A class's cost is the sum over all classes below it, each once, so that shared values are
 /// counted once within each class's own sub-graph (but sharing between siblings is only seen
 /// where they meet; that is what the search is for).
-pub(super) fn fixed_point(problem: &Problem<'_>, free: &[(usize, usize)]) -> Choice {
-    let n = problem.classes.len();
+pub(super) fn fixed_point(problem: &Instance, free: &[(usize, usize)]) -> Choice {
+    let n = problem.ways.len();
     let mut choice: Vec<Option<usize>> = vec![None; n];
     let mut own = vec![0.0; n];
     let mut below = vec![Set::empty(n); n];
     let mut scratch = Set::empty(n);
     for _ in 0..MOST_PASSES {
         let mut changed = false;
-        for (class, info) in problem.classes.iter().enumerate() {
+        for (class, ways) in problem.ways.iter().enumerate() {
             let mut best: Option<(f64, usize, f64)> = None;
-            for (at, way) in info.ways.iter().enumerate() {
+            for (at, way) in ways.iter().enumerate() {
                 let ready = way
                     .operands
                     .iter()
@@ -79,7 +79,7 @@ pub(super) fn fixed_point(problem: &Problem<'_>, free: &[(usize, usize)]) -> Cho
             }
             let Some((_, at, cost)) = best else { continue };
             scratch.clear();
-            for &operand in &info.ways[at].operands {
+            for &operand in &ways[at].operands {
                 scratch.join(&below[operand]);
             }
             scratch.insert(class);
@@ -98,13 +98,13 @@ pub(super) fn fixed_point(problem: &Problem<'_>, free: &[(usize, usize)]) -> Cho
 }
 
 /// The cheapest tree of each class, which never goes in a circle; for when the fixed point does.
-pub(super) fn trees(problem: &Problem<'_>) -> Choice {
-    let n = problem.classes.len();
+pub(super) fn trees(problem: &Instance) -> Choice {
+    let n = problem.ways.len();
     let mut best: Vec<Option<(f64, usize)>> = vec![None; n];
     loop {
         let mut changed = false;
-        for (class, info) in problem.classes.iter().enumerate() {
-            for (at, way) in info.ways.iter().enumerate() {
+        for (class, ways) in problem.ways.iter().enumerate() {
+            for (at, way) in ways.iter().enumerate() {
                 let parts: Option<f64> =
                     way.operands.iter().map(|&o| best[o].map(|(cost, _)| cost)).sum();
                 let Some(parts) = parts else { continue };

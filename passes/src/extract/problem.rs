@@ -1,5 +1,6 @@
 //! The e-graph as extraction sees it: numbered classes, nodes with costs, nothing else.
 
+use super::instance::{Choice, Instance, Way};
 use super::{ChosenValue, Extracted};
 use crate::cost::CostModel;
 use crate::language::{EGraph, Node};
@@ -10,30 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Problem<'a> {
     egraph: &'a EGraph,
     names: &'a BTreeMap<Id, String>,
-    /// The classes that kernels can compute, by number.
-    pub(super) classes: Vec<Class>,
-    /// Numbers of the classes wanted; `None` where one cannot be computed.
-    pub(super) roots: Option<Vec<usize>>,
+    /// The classes that kernels can compute, by number, and the node of each way.
+    classes: Vec<(Id, Vec<Node>)>,
+    /// The same in numbers; `None` where an output cannot be computed.
+    pub(super) instance: Option<Instance>,
     outputs: Vec<Id>,
 }
-
-/// A class and the ways to compute it.
-pub(super) struct Class {
-    id: Id,
-    pub(super) ways: Vec<Way>,
-}
-
-/// A node that has a cost and whose operands can all be computed.
-pub(super) struct Way {
-    node: Node,
-    /// Seconds.
-    pub(super) cost: f64,
-    /// Numbers of the operands' classes, each once.
-    pub(super) operands: Vec<usize>,
-}
-
-/// One way of each class, by number.
-pub(super) type Choice = Vec<usize>;
 
 impl<'a> Problem<'a> {
     /// The problem of computing some classes.
@@ -57,90 +40,49 @@ impl<'a> Problem<'a> {
         let numbers = reachable(egraph, &costs, &computable, outputs);
         let mut ordered: Vec<Id> = numbers.keys().copied().collect();
         ordered.sort_by_key(|id| numbers[id]);
-        let classes = ordered
-            .into_iter()
-            .map(|id| {
-                let usable = costs[&id].iter().filter(|(n, _)| can_compute(egraph, &computable, n));
-                let ways = usable.map(|(node, cost)| {
+        let (mut classes, mut ways) = (vec![], vec![]);
+        for id in ordered {
+            let usable = costs[&id].iter().filter(|(n, _)| can_compute(egraph, &computable, n));
+            let (nodes, own): (Vec<Node>, Vec<Way>) = usable
+                .map(|(node, cost)| {
                     let mut operands: Vec<usize> =
                         node.children.iter().map(|c| numbers[&egraph.find(*c)]).collect();
                     operands.sort_unstable();
                     operands.dedup();
-                    Way { node: (*node).clone(), cost: *cost, operands }
-                });
-                Class { id, ways: ways.collect() }
-            })
-            .collect();
+                    ((*node).clone(), Way { cost: *cost, operands })
+                })
+                .unzip();
+            classes.push((id, nodes));
+            ways.push(own);
+        }
         let outputs: Vec<Id> = outputs.iter().map(|id| egraph.find(*id)).collect();
-        let roots = outputs.iter().map(|id| numbers.get(id).copied()).collect();
-        Self { egraph, names, classes, roots, outputs }
+        let roots: Option<Vec<usize>> = outputs.iter().map(|id| numbers.get(id).copied()).collect();
+        let instance = roots.map(|roots| Instance { ways, roots });
+        Self { egraph, names, classes, instance, outputs }
     }
 
-    /// The classes in the order in which they can be computed, following a choice from the
-    /// roots; `None` where it goes in a circle.
-    pub(super) fn order(&self, choice: &Choice) -> Option<Vec<usize>> {
-        #[derive(Clone, Copy, PartialEq)]
-        enum State {
-            New,
-            Open,
-            Done,
-        }
-        let mut state = vec![State::New; self.classes.len()];
-        let mut order = vec![];
-        for &root in self.roots.as_ref()? {
-            let mut stack = vec![root];
-            while let Some(&class) = stack.last() {
-                if state[class] == State::Done {
-                    stack.pop();
-                    continue;
-                }
-                let way = self.classes[class].ways.get(choice[class])?;
-                let waiting: Vec<usize> = way
-                    .operands
-                    .iter()
-                    .rev()
-                    .copied()
-                    .filter(|&operand| state[operand] != State::Done)
-                    .collect();
-                if waiting.is_empty() {
-                    state[class] = State::Done;
-                    order.push(class);
-                    stack.pop();
-                } else if waiting.iter().any(|&operand| state[operand] == State::Open) {
-                    return None;
-                } else {
-                    state[class] = State::Open;
-                    stack.extend(waiting);
-                }
-            }
-        }
-        Some(order)
-    }
-
-    /// Seconds of a choice, each class counted once; `None` where it goes in a circle.
-    pub(super) fn seconds(&self, choice: &Choice) -> Option<f64> {
-        let order = self.order(choice)?;
-        Some(order.iter().map(|&c| self.classes[c].ways[choice[c]].cost).sum())
-    }
-
-    /// The values of a choice that goes in no circle.
-    pub(super) fn read_off(&self, choice: &Choice) -> Extracted {
-        let order = self.order(choice).unwrap_or_default();
+    /// The values of a choice, in an order in which they can be computed.
+    pub(super) fn read_off(
+        &self,
+        instance: &Instance,
+        choice: &Choice,
+        order: &[usize],
+    ) -> Extracted {
         let mut place: BTreeMap<Id, usize> = BTreeMap::new();
         let mut values = vec![];
-        for class in order {
-            let Class { id, ways } = &self.classes[class];
-            let way = &ways[choice[class]];
+        for &class in order {
+            let (id, nodes) = &self.classes[class];
+            let node = &nodes[choice[class]];
             let data = &self.egraph[*id].data;
-            let operands = way.node.children.iter().map(|c| place[&self.egraph.find(*c)]).collect();
+            let operands = node.children.iter().map(|c| place[&self.egraph.find(*c)]).collect();
             place.insert(*id, values.len());
             values.push(ChosenValue {
-                node: way.node.clone(),
+                node: node.clone(),
                 operands,
                 ty: data.ty.clone(),
                 weight: data.weight.clone(),
                 name: self.names.get(id).cloned(),
-                seconds: way.cost,
+                seconds: instance.ways[class][choice[class]].cost,
             });
         }
         let outputs = self.outputs.iter().map(|id| place[id]).collect();

@@ -5,16 +5,15 @@
 //! then costs less with its true cost, it is kept.
 
 use super::greedy::{fixed_point, trees};
-use super::problem::{Choice, Problem};
+use super::instance::{Choice, Instance};
 
 /// Times that all kernels are tried.
 const MOST_ROUNDS: usize = 4;
 /// Relative gain below which two solutions are equally good.
 const LEAST_GAIN: f64 = 1e-9;
 
-/// The cheapest choice found; `None` where some root cannot be computed.
-pub(super) fn search(problem: &Problem<'_>) -> Option<Choice> {
-    problem.roots.as_ref()?;
+/// The cheapest choice found; `None` where every one found goes in a circle.
+pub(super) fn search(problem: &Instance) -> Option<Choice> {
     let mut free: Vec<(usize, usize)> = vec![];
     let first = fixed_point(problem, &free);
     let mut best = match problem.seconds(&first) {
@@ -27,8 +26,8 @@ pub(super) fn search(problem: &Problem<'_>) -> Option<Choice> {
     for _ in 0..MOST_ROUNDS {
         let before = best.0;
         let mut used = in_use(problem, &best.1);
-        for (class, info) in problem.classes.iter().enumerate() {
-            for (at, way) in info.ways.iter().enumerate() {
+        for (class, ways) in problem.ways.iter().enumerate() {
+            for (at, way) in ways.iter().enumerate() {
                 let chosen = used[class] && best.1[class] == at;
                 let hopeless = way.cost == 0.0 || way.cost >= best.0;
                 if chosen || hopeless || free.contains(&(class, at)) {
@@ -55,8 +54,8 @@ pub(super) fn search(problem: &Problem<'_>) -> Option<Choice> {
 }
 
 /// The classes that a choice needs.
-fn in_use(problem: &Problem<'_>, choice: &Choice) -> Vec<bool> {
-    let mut used = vec![false; problem.classes.len()];
+fn in_use(problem: &Instance, choice: &Choice) -> Vec<bool> {
+    let mut used = vec![false; problem.ways.len()];
     for class in problem.order(choice).unwrap_or_default() {
         used[class] = true;
     }

@@ -4,6 +4,7 @@ use super::{AttrPattern, Pattern, Value};
 use crate::language::{Attr, Data, EGraph, Node, Term, default_dtype, node_type};
 use egg::Id;
 use moec_ir::{DType, Op, TensorType};
+use std::collections::BTreeMap;
 
 /// An e-graph being rewritten.
 pub(crate) struct Rewriter<'a> {
@@ -32,6 +33,13 @@ impl<'a> Rewriter<'a> {
     /// The nodes of a class that have a name.
     pub(crate) fn nodes(&self, id: Id, name: &str) -> Vec<Node> {
         self.egraph[id].nodes.iter().filter(|n| n.term.name() == name).cloned().collect()
+    }
+
+    /// The classes that mathematics computes from a class, each with one node that does.
+    pub(crate) fn readers(&self, id: Id) -> BTreeMap<Id, &Node> {
+        let parents = self.egraph[id].parents().map(|p| (p, self.egraph.id_to_node(p)));
+        let math = parents.filter(|(_, n)| matches!(n.term, Term::Math(_)));
+        math.map(|(p, n)| (self.egraph.find(p), n)).collect()
     }
 
     /// Adds a node if it is well typed.

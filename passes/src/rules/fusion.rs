@@ -43,10 +43,12 @@ pub(super) fn table() -> Vec<Rule> {
 /// Most tensors that a combine adds: the shared experts' output and the residual, and one more.
 const MOST_ADDS: usize = 3;
 
+/// What others read too stays a value of its own: it would be combined twice, and the residual of
+/// every layer would reach into the layers before it.
 fn add_into_combine(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
     for (sum, residual) in [(0, 1), (1, 0)] {
         let (sum, residual) = (node.children[sum], node.children[residual]);
-        if rw.ty(sum).shape != rw.ty(residual).shape {
+        if rw.ty(sum).shape != rw.ty(residual).shape || rw.readers(sum).len() > 1 {
             continue;
         }
         for combine in rw.nodes(sum, "@combine") {

@@ -84,10 +84,14 @@ pub(super) fn lower(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
     body.equate(rw, class, result);
 }
 
-/// A kernel takes in one of its inputs' kernels.
+/// A kernel takes in one of its inputs' kernels, unless others than element-wise operations read
+/// that input too: it has to be stored then, and reading it is as cheap as computing it again.
 pub(super) fn compose(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
     let Term::Kernel(Kernel::Pointwise(outer)) = &node.term else { return };
     for (at, input) in node.children.iter().enumerate() {
+        if !vanishes(rw, *input) {
+            continue;
+        }
         for inner in rw.nodes(*input, "@pointwise") {
             if rw.nodes(class, "@pointwise").len() >= MOST_FORMS {
                 return;
@@ -101,6 +105,13 @@ pub(super) fn compose(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
             body.equate(rw, class, result);
         }
     }
+}
+
+/// Whether a value need not be stored once its readers compute it themselves.
+fn vanishes(rw: &Rewriter<'_>, id: Id) -> bool {
+    let readers = rw.readers(id);
+    let elementwise = |n: &&Node| matches!(n.term, Term::Math(Op::Unary(_) | Op::Binary(_)));
+    readers.len() <= 1 || readers.values().all(elementwise)
 }
 
 enum Source {
