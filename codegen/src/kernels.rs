@@ -5,6 +5,7 @@
 
 mod attention;
 mod check;
+mod columns;
 mod combine;
 mod elements;
 mod gather;
@@ -21,6 +22,7 @@ mod route_plan;
 mod rows;
 mod tiles;
 mod top_k;
+mod variant;
 
 use crate::builder::Builder;
 use moec_ir::kernel::KernelSpec;

@@ -99,7 +99,7 @@ fn read(text: &str) -> Report {
             report.warnings.push(line.trim().to_owned());
         }
         let Some(entry) = report.entries.last_mut() else { continue };
-        for (value, what) in line.split(',').filter_map(|part| figure(part)) {
+        for (value, what) in line.split(',').filter_map(figure) {
             match what.as_str() {
                 "registers" => entry.registers = value,
                 "bytes stack frame" => entry.stack = value,

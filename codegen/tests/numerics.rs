@@ -6,10 +6,10 @@
 #[expect(dead_code, reason = "families are taken one by one here")]
 mod cases;
 mod numerics {
-    pub mod attention;
-    pub mod elements;
-    pub mod machine;
-    pub mod products;
-    pub mod routing;
-    pub mod rows;
+    pub(crate) mod attention;
+    pub(crate) mod elements;
+    pub(crate) mod machine;
+    pub(crate) mod products;
+    pub(crate) mod routing;
+    pub(crate) mod rows;
 }

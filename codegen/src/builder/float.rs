@@ -11,13 +11,12 @@ use melior::ir::Attribute;
 enum Compare {
     Eq = 1,
     Greater = 2,
-    GreaterEq = 3,
     Less = 4,
     Unordered = 14,
 }
 
 /// log2(e), rounded to float32, and what is lost by that.
-const LOG2_E: (f32, f32) = (std::f32::consts::LOG2_E, 1.925_963_1e-8);
+const LOG2_E: (f32, f32) = (std::f32::consts::LOG2_E, 1.925_963e-8);
 
 impl<'k> F32<'k> {
     fn compare(self, how: Compare, other: Self) -> Bool<'k> {
@@ -28,11 +27,6 @@ impl<'k> F32<'k> {
     /// Greater; false for NaN.
     pub(crate) fn gt(self, other: Self) -> Bool<'k> {
         self.compare(Compare::Greater, other)
-    }
-
-    /// Greater or equal; false for NaN.
-    pub(crate) fn ge(self, other: Self) -> Bool<'k> {
-        self.compare(Compare::GreaterEq, other)
     }
 
     /// Less; false for NaN.

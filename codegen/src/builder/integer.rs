@@ -64,7 +64,6 @@ impl<'k> Not for Bool<'k> {
 enum Compare {
     Eq = 0,
     Ne = 1,
-    SignedLess = 2,
     Less = 6,
     LessEq = 7,
 }
@@ -93,11 +92,6 @@ impl<'k> I32<'k> {
     /// Less or equal, unsigned.
     pub(crate) fn le(self, other: Self) -> Bool<'k> {
         self.compare(Compare::LessEq, other)
-    }
-
-    /// Below zero, signed.
-    pub(crate) fn is_negative(self) -> Bool<'k> {
-        self.compare(Compare::SignedLess, self.b.i32(0))
     }
 
     /// The lesser, unsigned.
@@ -140,19 +134,5 @@ impl<'k> I32<'k> {
     /// The nearest float32 (signed).
     pub(crate) fn to_f32(self) -> F32<'k> {
         self.apply("arith.sitofp", &[], &[])
-    }
-}
-
-impl<'k> I64<'k> {
-    /// The lower 32 bits.
-    pub(crate) fn narrow(self) -> I32<'k> {
-        self.apply("arith.trunci", &[], &[])
-    }
-}
-
-impl<'k> Bool<'k> {
-    /// 1 or 0.
-    pub(crate) fn to_i32(self) -> I32<'k> {
-        self.apply("arith.extui", &[], &[])
     }
 }

@@ -155,7 +155,7 @@ impl<'k> Ptr<'k> {
 
     /// `count` consecutive float32, as wide as the count allows.
     pub(crate) fn load_f32(self, count: usize) -> Vec<F32<'k>> {
-        let width = [4, 2, 1].into_iter().find(|w| count % w == 0).unwrap_or(1);
+        let width = [4, 2, 1].into_iter().find(|&w| count.is_multiple_of(w)).unwrap_or(1);
         (0..count / width)
             .flat_map(|i| self.add_const((4 * width * i) as u64).load_words(width))
             .collect()

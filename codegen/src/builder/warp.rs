@@ -69,11 +69,6 @@ impl<'k> I32<'k> {
     pub(crate) fn warp_min(self) -> Self {
         self.redux("umin")
     }
-
-    /// The sum over the warp: `redux.sync.add.s32`.
-    pub(crate) fn warp_sum(self) -> Self {
-        self.redux("add")
-    }
 }
 
 impl<'k> I32<'k> {

@@ -4,9 +4,8 @@
 //! plan's offsets. How many blocks there are is known only on the device, so the grid covers
 //! the worst case and CTAs beyond the last block end at once.
 
-use super::lanes::Lanes;
 use super::product::{Product, RowOut};
-use super::tiles::Tile;
+use super::variant::Variant;
 use super::{Design, Step};
 use crate::builder::{Bool, Builder, I32, Ptr};
 use crate::tensor::Tensor;
@@ -24,25 +23,13 @@ struct GroupedGemm {
     variant: Variant,
 }
 
-enum Variant {
-    Few(Lanes),
-    Many(Tile),
-}
-
-/// With more rows per expert than this, tiles through shared memory take fewer instructions.
-const FEW_ROWS: u64 = 8;
-
 pub(super) fn design(a: &View, w: &View, c: &View, top_k: u64, step: Step) -> Box<dyn Design> {
     let product = Product::new(a, w, None, c);
     let experts = w.shape[0].constant().unwrap_or(1).max(1);
     let pairs = c.shape[0].eval(&step.sizes) * top_k;
     // Experts that have rows at all share them; few tokens reach few experts.
     let rows = pairs.div_ceil(experts.min(pairs).max(1));
-    let variant = if rows <= FEW_ROWS {
-        Variant::Few(Lanes::new(&product, rows, step.sizes))
-    } else {
-        Variant::Many(Tile::new(&product, rows, step.sizes))
-    };
+    let variant = Variant::new(&product, rows, step.sizes);
     let (a, w, c) = (a.clone(), w.clone(), c.clone());
     Box::new(GroupedGemm { a, w, c, top_k, experts, product, variant })
 }
@@ -58,14 +45,11 @@ struct Block<'k> {
 
 impl Design for GroupedGemm {
     fn geometry(&self) -> Geometry {
-        let (rows, columns, threads) = match &self.variant {
-            Variant::Few(lanes) => (lanes.rows, lanes.columns_per_cta(), lanes.threads),
-            Variant::Many(tile) => (tile.rows, tile.columns, tile.threads()),
-        };
+        let (rows, columns) = (self.variant.rows(), self.variant.columns());
         // At most floor((pairs + experts * (rows - 1)) / rows) blocks.
         let pairs = self.c.shape[0].clone() * self.top_k;
         let covered = pairs + Dim::from((self.experts - 1) * (rows - 1));
-        super::launch(&[(covered, rows), (self.product.n.clone(), columns)], threads)
+        super::launch(&[(covered, rows), (self.product.n.clone(), columns)], self.variant.threads())
     }
 
     fn operands(&self) -> usize {
@@ -77,10 +61,7 @@ impl Design for GroupedGemm {
         let w = Tensor::operand(b, 1, &self.w).read_only();
         let route = b.operand(2).read_only();
         let c = Tensor::operand(b, 3, &self.c);
-        let rows = match &self.variant {
-            Variant::Few(lanes) => lanes.rows,
-            Variant::Many(tile) => tile.rows,
-        };
+        let rows = self.variant.rows();
         let block = if rows == 1 { self.row(b, route) } else { self.block(b, route, rows) };
         // A row of the block: its token and which of the token's experts this is.
         let pair = |row: I32<'k>| {
@@ -94,18 +75,9 @@ impl Design for GroupedGemm {
             c: c.at(&pair(row)),
             add: None,
         };
-        let columns = b.cta(1);
         b.if_(block.exists, || {
             let weights = w.at(&[block.expert]);
-            match &self.variant {
-                Variant::Few(lanes) => {
-                    let rows: Vec<_> = (0..lanes.rows).map(|i| row_of_a(b.i32(i))).collect();
-                    lanes.body(b, &self.product, columns, &rows, weights, &out);
-                }
-                Variant::Many(tile) => {
-                    tile.body(b, &self.product, columns, &row_of_a, weights, &out);
-                }
-            }
+            self.variant.body(b, &self.product, b.cta(1), &row_of_a, weights, &out);
         });
     }
 }

@@ -25,17 +25,29 @@ pub(super) struct Lanes {
 /// fewer instructions for the final sums.
 const VECTORS_PER_LANE: u64 = 4;
 
+/// From this many warps on, the machine is busy with blocks of twice the columns.
+const MANY_WARPS: u64 = 528;
+/// Up to this many vectors per lane are unrolled; of more, two at a time.
+const UNROLLED: u64 = 4;
+
 impl Lanes {
     /// For about `rows` rows.
     pub(super) fn new(product: &Product, rows: u64, step: Sizes) -> Self {
         let vectors = product.k.eval(&step) / product.width;
         let group = (vectors / VECTORS_PER_LANE).max(1).ilog2().clamp(2, 5);
         let group = 1 << group;
-        let columns = [4, 2].into_iter().find(|&c| product.n.div_exact(c).is_some()).unwrap_or(1);
+        let n = product.n.eval(&step);
+        let warps = |columns: u64| n.div_ceil(columns) * u64::from(group) / 32;
+        let fits = |&c: &u64| {
+            product.n.div_exact(c).is_some() && (c <= 4 || (rows == 1 && warps(c) >= MANY_WARPS))
+        };
+        let columns = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
         let rows = if rows >= 3 { 4 } else { rows.max(1) };
-        let groups = product.n.eval(&step).div_ceil(columns).max(1);
-        let threads = (groups * u64::from(group)).next_multiple_of(32).clamp(32, 128) as u32;
-        Self { group, columns, rows, threads }
+        let warps = warps(columns).max(1);
+        // Of CTAs of up to 4 warps, those that leave the fewest idle.
+        let idle = |per_cta: &u64| (warps.next_multiple_of(*per_cta), 4 - per_cta);
+        let per_cta = (1..=4).min_by_key(idle).unwrap_or(1);
+        Self { group, columns, rows, threads: 32 * per_cta as u32 }
     }
 
     /// Columns that a CTA computes.
@@ -43,8 +55,7 @@ impl Lanes {
         u64::from(self.threads / self.group) * self.columns
     }
 
-    /// The product's code. `a` are the first elements of this block's rows, `w` that of the
-    /// weights' first row, `out` where each row of results goes.
+    /// The code of one block; `a` are its rows, the rest as of [`super::variant::Variant::body`].
     pub(super) fn body<'k>(
         &self,
         b: &'k Builder<'k>,
@@ -97,12 +108,17 @@ impl Lanes {
             return b.for_loop(lane, end, b.i32(group), zeros, block);
         };
         let full = vectors / group;
-        let sums = match full {
-            0 => zeros,
-            1 => block(lane, zeros),
-            _ => b.for_loop(b.i32(0), b.i32(full * group), b.i32(group), zeros, |first, sums| {
-                block(first + lane, sums)
-            }),
+        let take = |first: I32<'k>, count: u64, sums: Vec<F32<'k>>| {
+            (0..count).fold(sums, |sums, i| block(first + b.i32(i * group), sums))
+        };
+        let sums = if full <= UNROLLED {
+            take(lane, full, zeros)
+        } else {
+            let (even, two) = (full / 2 * 2 * group, b.i32(2 * group));
+            let sums = b.for_loop(b.i32(0), b.i32(even), two, zeros, |first, sums| {
+                take(first + lane, 2, sums)
+            });
+            take(lane + b.i32(even), full % 2, sums)
         };
         if vectors.is_multiple_of(group) {
             return sums;

@@ -31,6 +31,17 @@ pub(super) struct Side {
     pub(super) column: u64,
     /// Elements of a row that can be accessed at once.
     width: u64,
+    /// Elements of a column that can be accessed at once.
+    pub(super) down: u64,
+}
+
+/// The same matrices with rows and columns exchanged.
+fn transposed(view: &View) -> View {
+    let mut view = view.clone();
+    let last = view.shape.len() - 1;
+    view.shape.swap(last - 1, last);
+    view.strides.swap(last - 1, last);
+    view
 }
 
 /// Where a row of the result goes.
@@ -58,7 +69,14 @@ impl Side {
             row: stride(last - 1),
             column: stride(last),
             width: vector_width(view),
+            down: vector_width(&transposed(view)),
         }
+    }
+
+    /// How many elements of a row of `k` are read at once: divides `k`.
+    pub(super) fn along(&self, k: &Dim) -> u64 {
+        let fits = |&width: &u64| k.div_exact(width).is_some() && self.reads(width);
+        [8, 4, 2].into_iter().find(fits).unwrap_or(1)
     }
 
     /// Whether `width` elements of a row can be read at once, in accesses of 16 bytes or less.
@@ -73,9 +91,14 @@ impl Product {
         let k = w.shape[w.shape.len() - 1].clone();
         let n = w.shape[w.shape.len() - 2].clone();
         let (a, w) = (Side::new(a), Side::new(w));
-        let reads = |&width: &u64| k.div_exact(width).is_some() && a.reads(width) && w.reads(width);
-        let width = [8, 4, 2].into_iter().find(reads).unwrap_or(1);
+        let width = a.along(&k).min(w.along(&k));
         Self { k, n, a, w, add: add.map(Side::new), c: Side::new(c), width }
+    }
+
+    /// Whether the weights are read down their columns, several rows at a time: they are stored
+    /// transposed, as where a projection of MLA is absorbed.
+    pub(super) fn reads_down(&self) -> bool {
+        self.width == 1 && self.w.down > 1 && self.w.column != self.w.dtype.bytes()
     }
 
     /// Stores consecutive results of one row, from column `at` on, where `column_exists`.

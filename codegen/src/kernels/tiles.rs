@@ -6,7 +6,7 @@
 
 use super::product::{Product, RowOut, Side};
 use crate::builder::{Builder, F32, I32, Ptr};
-use moec_ir::Sizes;
+use moec_ir::{DType, Sizes};
 
 /// Sizes of a tile.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +50,7 @@ impl Tile {
         ((self.rows / self.block_rows) * (self.columns / self.block_columns)) as u32
     }
 
-    /// The product's code. `a` gives the first element of a row of the tile (of any row, where
-    /// that does not exist), `w` is the first of the weights' first row, `out` says where a row of
-    /// results goes.
+    /// The code of one block; parameters as of [`super::variant::Variant::body`].
     pub(super) fn body<'k>(
         &self,
         b: &'k Builder<'k>,
@@ -64,9 +62,15 @@ impl Tile {
     ) {
         let n = b.size(&product.n);
         let first = column_block * self.columns as i32;
-        let w_row = |row: I32<'k>| w.index((first + row).min(n - 1), product.w.row);
-        let a = Filled::new(b, self.rows, product.width, product.a, a);
-        let w = Filled::new(b, self.columns, product.width, product.w, &w_row);
+        let way_of_w = match product.w.along(&product.k) {
+            1 if product.reads_down() => Way::Down(product.w.down),
+            width => Way::Along(width),
+        };
+        let rows_at_once = way_of_w.rows() as i32;
+        let w_row = |row: I32<'k>| w.index((first + row).min(n - rows_at_once), product.w.row);
+        let way_of_a = Way::Along(product.a.along(&product.k));
+        let a = Filled::new(b, self.rows, way_of_a, product.a, a);
+        let w = Filled::new(b, self.columns, way_of_w, product.w, &w_row);
         let across = (self.columns / self.block_columns) as i32;
         let row = (b.thread() / across) * self.block_rows as i32;
         let column = (b.thread() % across) * self.block_columns as i32;
@@ -129,19 +133,46 @@ fn pitch(rows: u64) -> u64 {
     (rows + PAD) * 4
 }
 
+/// What a vector of a tile holds.
+#[derive(Clone, Copy)]
+enum Way {
+    /// That many neighbours along `k` of one row.
+    Along(u64),
+    /// That many neighbouring rows at one `k`.
+    Down(u64),
+}
+
+impl Way {
+    /// Rows of a vector.
+    fn rows(self) -> u64 {
+        match self {
+            Self::Along(_) => 1,
+            Self::Down(width) => width,
+        }
+    }
+
+    /// Elements along `k` of a vector.
+    fn depth(self) -> u64 {
+        match self {
+            Self::Along(width) => width,
+            Self::Down(_) => 1,
+        }
+    }
+}
+
 /// A tile that the CTA fills together: which vectors this thread moves.
 struct Filled<'k> {
     side: Side,
-    width: u64,
+    way: Way,
     /// Bytes between neighbours along `k` in shared memory.
     pitch: u64,
     shared: Ptr<'k>,
     parts: Vec<Part<'k>>,
 }
 
-/// A vector along `k` of one row: where it comes from and where it goes.
+/// A vector of a tile: where it comes from and where it goes.
 struct Part<'k> {
-    /// The row's first element.
+    /// The (first) row's first element.
     row: Ptr<'k>,
     /// The vector's place along `k` within the slice.
     k: I32<'k>,
@@ -154,36 +185,38 @@ impl<'k> Filled<'k> {
     fn new(
         b: &'k Builder<'k>,
         rows: u64,
-        width: u64,
+        way: Way,
         side: Side,
         row_at: &dyn Fn(I32<'k>) -> Ptr<'k>,
     ) -> Self {
         let shared = b.shared_memory(SLICE * pitch(rows));
-        let vectors = rows * (SLICE / width);
+        let (across, depth) = (rows / way.rows(), way.depth());
+        let vectors = across * (SLICE / depth);
         let threads = u64::from(b.threads());
         let parts = (0..vectors.div_ceil(threads)).map(|part| {
             let vector = b.thread() + b.i32(part * threads);
-            let row = vector % rows as i32;
-            let k = (vector / rows as i32) * width as i32;
+            let row = (vector % across as i32) * way.rows() as i32;
+            let k = (vector / across as i32) * depth as i32;
             let busy = ((part + 1) * threads > vectors).then(|| vector.lt(b.i32(vectors)));
             Part { row: row_at(row), k, to: shared.index(row, 4).index(k, pitch(rows)), busy }
         });
         let parts = parts.collect();
-        Self { side, width, pitch: pitch(rows), shared, parts }
+        Self { side, way, pitch: pitch(rows), shared, parts }
     }
 
     /// Reads this thread's vectors of the slice that begins at `from`; zeros from `end` on.
     fn read(&self, b: &'k Builder<'k>, from: I32<'k>, end: Option<I32<'k>>) -> Vec<Vec<F32<'k>>> {
+        let count = self.way.rows() * self.way.depth();
         let read = |part: &Part<'k>| {
             let k = from + part.k;
-            let load = || part.row.index(k, self.side.column).load(self.side.dtype, self.width);
+            let load = || part.row.index(k, self.side.column).load(self.side.dtype, count);
             let inside = match (end.map(|end| k.lt(end)), part.busy) {
                 (Some(within), Some(busy)) => Some(within & busy),
                 (within, busy) => within.or(busy),
             };
             match inside {
                 None => load(),
-                Some(inside) => b.if_else(inside, vec![b.f32(0.0); self.width as usize], load),
+                Some(inside) => b.if_else(inside, vec![b.f32(0.0); count as usize], load),
             }
         };
         self.parts.iter().map(read).collect()
@@ -192,9 +225,12 @@ impl<'k> Filled<'k> {
     /// Puts them into shared memory.
     fn write(&self, b: &'k Builder<'k>, values: &[Vec<F32<'k>>]) {
         for (part, values) in self.parts.iter().zip(values) {
-            let store = || {
-                for (k, &value) in values.iter().enumerate() {
-                    part.to.add_const(k as u64 * self.pitch).store_scalar(value);
+            let store = || match self.way {
+                Way::Down(_) => part.to.store(DType::F32, values),
+                Way::Along(_) => {
+                    for (k, &value) in values.iter().enumerate() {
+                        part.to.add_const(k as u64 * self.pitch).store_scalar(value);
+                    }
                 }
             };
             match part.busy {

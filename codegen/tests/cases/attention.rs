@@ -53,7 +53,7 @@ fn slices(name: &'static str, tokens: u64) -> Case {
     Case { name, spec, tokens }
 }
 
-pub fn attentions() -> Vec<Case> {
+pub(crate) fn attentions() -> Vec<Case> {
     vec![
         plain("decode absorbed mla", 1, 128, &[(512, 1), (64, 1)], (512, 1), Bf16),
         plain("decode mla", 2, 16, &[(128, 16), (64, 1)], (128, 16), Bf16),

@@ -3,41 +3,41 @@
 mod attention;
 mod routing;
 
-pub use attention::attentions;
-pub use routing::{route_plans, top_ks};
+pub(crate) use attention::attentions;
+pub(crate) use routing::{route_plans, top_ks};
 
 use moec_ir::graph::{BinaryFn, ReduceFn, UnaryFn};
 use moec_ir::kernel::{KernelSpec, Scalar, View};
 use moec_ir::{DType, Dim, Phase, Real, Sizes, Sym};
 
 /// A spec and the step that it is designed for.
-pub struct Case {
-    pub name: &'static str,
-    pub spec: KernelSpec,
-    pub tokens: u64,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) spec: KernelSpec,
+    pub(crate) tokens: u64,
 }
 
 impl Case {
-    pub fn step(&self) -> moec_codegen::Step {
+    pub(crate) fn step(&self) -> moec_codegen::Step {
         let phase = if self.tokens <= 4 { Phase::Decode } else { Phase::Prefill };
         let sizes = Sizes { tokens: self.tokens, past: self.tokens.max(100), sequences: 2 };
         moec_codegen::Step { phase, sizes }
     }
 }
 
-pub fn t() -> Dim {
+pub(crate) fn t() -> Dim {
     Sym::Tokens.into()
 }
 
 /// A dense view; `None` is `T`.
-pub fn dense(dtype: DType, shape: &[Option<u64>]) -> View {
+pub(crate) fn dense(dtype: DType, shape: &[Option<u64>]) -> View {
     let shape: Vec<Dim> = shape.iter().map(|n| n.map_or(t(), Dim::from)).collect();
     View::dense(dtype, &shape).unwrap()
 }
 
 use DType::{Bf16, F32};
 
-pub fn gemms() -> Vec<Case> {
+pub(crate) fn gemms() -> Vec<Case> {
     let gemm = |name, tokens, batch: u64, n: u64, k: u64, add: bool, types: [DType; 3]| {
         // Heads lie next to each other in a row of `a` and `c`.
         let rows = |dtype, cols: u64| {
@@ -51,7 +51,20 @@ pub fn gemms() -> Vec<Case> {
         };
         Case { name, spec, tokens }
     };
+    // Weights stored transposed: neighbouring columns lie next to each other.
+    let transposed = |name, tokens, batch: u64, n: u64, k: u64, types: [DType; 3]| {
+        let mut case = gemm(name, tokens, batch, n, k, true, types);
+        if let KernelSpec::Gemm { w, .. } = &mut case.spec {
+            w.strides = vec![2 * n * k, 1, n];
+        }
+        case
+    };
     vec![
+        transposed("decode absorbed", 1, 16, 512, 128, [Bf16; 3]),
+        transposed("decode absorbed odd", 4, 3, 24, 30, [F32, Bf16, F32]),
+        transposed("decode absorbed odd f32", 3, 1, 6, 7, [Bf16, F32, F32]),
+        transposed("prefill absorbed", 40, 2, 128, 64, [Bf16; 3]),
+        transposed("prefill absorbed odd", 11, 3, 36, 50, [Bf16, F32, F32]),
         gemm("decode bf16 7168", 1, 1, 2048, 7168, false, [Bf16; 3]),
         gemm("decode router", 1, 1, 256, 7168, false, [Bf16, Bf16, F32]),
         gemm("decode heads", 2, 16, 512, 128, false, [Bf16; 3]),
@@ -67,7 +80,7 @@ pub fn gemms() -> Vec<Case> {
     ]
 }
 
-pub fn rows() -> Vec<Case> {
+pub(crate) fn rows() -> Vec<Case> {
     let norm = |name, tokens, heads: u64, n: u64, fused: bool, dtype: DType| {
         let x = || dense(dtype, &[None, Some(heads), Some(n)]);
         let spec = KernelSpec::RmsNorm {
@@ -89,7 +102,7 @@ pub fn rows() -> Vec<Case> {
     ]
 }
 
-pub fn elements() -> Vec<Case> {
+pub(crate) fn elements() -> Vec<Case> {
     let x = |n: u64| dense(Bf16, &[None, Some(n)]);
     let swiglu = vec![
         Scalar::Input(0),
@@ -206,13 +219,13 @@ fn functions() -> Vec<Scalar> {
 }
 
 /// One function of rows of 50 numbers.
-pub fn function(f: UnaryFn) -> KernelSpec {
+pub(crate) fn function(f: UnaryFn) -> KernelSpec {
     let x = || dense(F32, &[None, Some(50)]);
     let code = vec![Scalar::Input(0), Scalar::Unary(f, 0)];
     KernelSpec::Pointwise { inputs: vec![x()], out: x(), code }
 }
 
-pub fn reductions() -> Vec<Case> {
+pub(crate) fn reductions() -> Vec<Case> {
     let x = |dtype, n: u64| dense(dtype, &[None, Some(n)]);
     let softmax = |name, tokens, n: u64, dtype| Case {
         name,
@@ -235,7 +248,7 @@ pub fn reductions() -> Vec<Case> {
     ]
 }
 
-pub fn experts() -> Vec<Case> {
+pub(crate) fn experts() -> Vec<Case> {
     let grouped = |name, tokens, top_k: u64, per_pair: bool, e: u64, n: u64, k: u64, dtype| {
         let spec = KernelSpec::GroupedGemm {
             a: dense(dtype, &[None, Some(if per_pair { top_k } else { 1 }), Some(k)]),
@@ -276,7 +289,7 @@ pub fn experts() -> Vec<Case> {
     ]
 }
 
-pub fn rotations() -> Vec<Case> {
+pub(crate) fn rotations() -> Vec<Case> {
     let rotary = |name, tokens, heads: u64, dim: u64, stride: u64, interleaved, dtype| {
         let view = |row: u64| {
             View::new(dtype, [t(), Dim::from(heads), Dim::from(dim)], [heads * row, row, 1])
@@ -296,7 +309,7 @@ pub fn rotations() -> Vec<Case> {
     ]
 }
 
-pub fn movements() -> Vec<Case> {
+pub(crate) fn movements() -> Vec<Case> {
     let gather = |name, tokens, rows: u64, n: u64, from, to| {
         let spec = KernelSpec::Gather {
             table: dense(from, &[Some(rows), Some(n)]),
@@ -320,7 +333,7 @@ pub fn movements() -> Vec<Case> {
     ]
 }
 
-pub fn all() -> Vec<Case> {
+pub(crate) fn all() -> Vec<Case> {
     let families = [
         gemms,
         rows,

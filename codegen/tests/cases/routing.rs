@@ -5,7 +5,7 @@ use moec_ir::DType::{self, Bf16, F32, I32};
 use moec_ir::graph::{GroupScore, Groups};
 use moec_ir::kernel::{KernelSpec, View};
 
-pub fn top_ks() -> Vec<Case> {
+pub(crate) fn top_ks() -> Vec<Case> {
     let top_k = |name, tokens, dtype: DType, experts: u64, k: u64, groups: Option<Groups>| {
         let spec = KernelSpec::TopK {
             scores: dense(dtype, &[None, Some(experts)]),
@@ -36,7 +36,7 @@ pub fn top_ks() -> Vec<Case> {
     ]
 }
 
-pub fn route_plans() -> Vec<Case> {
+pub(crate) fn route_plans() -> Vec<Case> {
     let plan = |name, tokens, n_experts: u64, k: u64| {
         let spec = KernelSpec::RoutePlan { chosen: dense(I32, &[None, Some(k)]), n_experts };
         Case { name, spec, tokens }

@@ -7,10 +7,10 @@ use moec_ir::kernel::{KernelSpec, View};
 use moec_ir::{DType, Sizes, Target};
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -19,38 +19,38 @@ impl Random {
     }
 
     /// Below `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.bits() % n
     }
 
     /// In -1 .. 1.
-    pub fn number(&mut self) -> f64 {
+    pub(crate) fn number(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
 }
 
 /// An operand: its elements in memory, gaps between them included.
 #[derive(Clone, Debug)]
-pub struct Array {
-    pub dtype: DType,
-    pub shape: Vec<u64>,
+pub(crate) struct Array {
+    pub(crate) dtype: DType,
+    pub(crate) shape: Vec<u64>,
     strides: Vec<u64>,
     align: u64,
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// Bytes of memory that nothing was written to: NaN in every float type, negative as integer.
-pub const POISON: u8 = 0xff;
+pub(crate) const POISON: u8 = 0xff;
 
 impl Array {
     /// Memory for a view, poisoned.
-    pub fn poisoned(view: &View, sizes: &Sizes) -> Self {
+    pub(crate) fn poisoned(view: &View, sizes: &Sizes) -> Self {
         let shape: Vec<u64> = view.shape.iter().map(|d| d.eval(sizes)).collect();
         Self::shaped(view, shape)
     }
 
     /// Memory for a view whose outermost axis has that many rows.
-    pub fn with_rows(view: &View, rows: u64) -> Self {
+    pub(crate) fn with_rows(view: &View, rows: u64) -> Self {
         let shape = view.shape[1..].iter().map(|d| d.constant().unwrap());
         Self::shaped(view, [rows].into_iter().chain(shape).collect())
     }
@@ -63,14 +63,14 @@ impl Array {
     }
 
     /// Random numbers in every element.
-    pub fn random(view: &View, sizes: &Sizes, random: &mut Random) -> Self {
+    pub(crate) fn random(view: &View, sizes: &Sizes, random: &mut Random) -> Self {
         let mut array = Self::poisoned(view, sizes);
         array.each(|array, index| array.set(index, random.number()));
         array
     }
 
     /// A dense list of integers.
-    pub fn integers(values: &[i32]) -> Self {
+    pub(crate) fn integers(values: &[i32]) -> Self {
         Self {
             dtype: DType::I32,
             shape: vec![values.len() as u64],
@@ -81,7 +81,7 @@ impl Array {
     }
 
     /// Calls `f` with every index.
-    pub fn each(&mut self, mut f: impl FnMut(&mut Self, &[u64])) {
+    pub(crate) fn each(&mut self, mut f: impl FnMut(&mut Self, &[u64])) {
         let total: u64 = self.shape.iter().product();
         for linear in 0..total {
             let mut rest = linear;
@@ -100,7 +100,7 @@ impl Array {
         (element * self.dtype.bytes()) as usize
     }
 
-    pub fn get(&self, index: &[u64]) -> f64 {
+    pub(crate) fn get(&self, index: &[u64]) -> f64 {
         let at = &self.bytes[self.place(index)..];
         match self.dtype {
             DType::F32 => f32::from_le_bytes(at[..4].try_into().unwrap()).into(),
@@ -112,7 +112,7 @@ impl Array {
     }
 
     /// Sets an element, rounded to the element type.
-    pub fn set(&mut self, index: &[u64], value: f64) {
+    pub(crate) fn set(&mut self, index: &[u64], value: f64) {
         let at = self.place(index);
         match self.dtype {
             DType::F32 => self.bytes[at..at + 4].copy_from_slice(&(value as f32).to_le_bytes()),
@@ -130,7 +130,12 @@ impl Array {
     /// Checks every element against what it should be: within half a unit of the last place that
     /// the type keeps, and `error` times `magnitude` for float32 arithmetic; and that the gaps
     /// between elements are as they were.
-    pub fn check(&self, name: &str, error: f64, mut expected: impl FnMut(&[u64]) -> (f64, f64)) {
+    pub(crate) fn check(
+        &self,
+        name: &str,
+        error: f64,
+        mut expected: impl FnMut(&[u64]) -> (f64, f64),
+    ) {
         let mut gaps = vec![true; self.bytes.len()];
         self.clone().each(|_, index| {
             let (want, magnitude) = expected(index);
@@ -155,7 +160,7 @@ impl Array {
 
 /// Compiles a kernel for `step` and runs it in a step of `sizes`. Operands lie at addresses that
 /// are aligned as their views say and no better.
-pub fn run(
+pub(crate) fn run(
     name: &str,
     spec: &KernelSpec,
     step: Step,
