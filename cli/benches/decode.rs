@@ -3,7 +3,7 @@
 //!
 //! `cargo bench -p moec --bench decode`; `MOEC_BENCH_TOKENS` tokens instead of 64.
 
-#![allow(clippy::print_stdout)] // A benchmark prints what it measures.
+#![allow(clippy::print_stdout, reason = "a benchmark prints what it measures")]
 
 use moec_ir::{Phase, Target};
 use moec_runtime::{Artefact, Checkpoint, Compiled, Engine, Rows, Session, artefact, device};

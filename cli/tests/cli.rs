@@ -1,5 +1,7 @@
 //! The command line as users meet it: exit statuses, what is printed where, files.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -92,7 +94,7 @@ fn every_stage_can_be_printed() {
         ("graph", "graph "),
         ("egraph", "fn dense"),
         ("plan", "\"phase\": \"decode\""),
-        ("mlir", "gpu.func"),
+        ("mlir", "nvvm.kernel"),
         ("llvm", "define"),
         ("ptx", ".target sm_90a"),
     ];

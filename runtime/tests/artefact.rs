@@ -1,5 +1,7 @@
 //! Artefacts read back as they were written, and damaged ones are refused.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod toy;
 
 use moec_runtime::{Artefact, Phase};

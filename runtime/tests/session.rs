@@ -1,5 +1,7 @@
 //! A toy model runs on the emulator as it computes by hand.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod toy;
 
 use moec_runtime::generate::Options;

@@ -1,6 +1,8 @@
 //! Checkpoints that do not fit are refused with everything that is wrong; files that are
 //! damaged are told apart; weights are laid out as plans say.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod toy;
 
 use moec_ir::DType;

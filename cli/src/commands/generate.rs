@@ -46,9 +46,9 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<(), Failure> {
         let mut broken = None;
         let prompts = std::slice::from_ref(&prompt);
         let ids = moec_runtime::generate(engine, prompts, &options, &mut |_, id| {
-            printer.push(id).or_else(|failure| {
+            printer.push(id).map_err(|failure| {
                 broken = Some(failure);
-                Err(vec![])
+                vec![]
             })
         });
         if let Some(failure) = broken {

@@ -3,6 +3,8 @@
 //! `x = embed[id]`; each layer: `cache row = x + w_i`, `x = cos(position) + sum of rows so far
 //! / S`; `logits = x * [head_a; head_b]`.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use moec_ir::graph::{Rotary, Step, ValueId};
 use moec_ir::kernel::{KernelSpec, View};
 use moec_ir::plan::*;
