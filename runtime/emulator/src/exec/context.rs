@@ -131,6 +131,8 @@ pub(crate) struct Cx<'a> {
     pub(crate) frame: *mut u8,
     /// Lanes that execute the instruction: the split's, less those that the guard excludes.
     pub(crate) mask: u32,
+    /// Lanes of the running split; a merge adds some.
+    pub(crate) active: u32,
     pub(crate) pc: u32,
     pub(crate) function: &'a Function,
     pub(crate) warp: &'a mut Warp,

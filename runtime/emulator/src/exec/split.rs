@@ -396,9 +396,18 @@ impl Cx<'_> {
                 other.pc += u32::from(index != current);
             }
         }
-        let frame = self.split().frame;
-        self.warp.merge(frame);
+        self.merge();
         Gathered::All
+    }
+
+    /// Makes one split of those that now stand behind this instruction.
+    fn merge(&mut self) {
+        let pc = self.pc;
+        let split = self.split();
+        split.pc = pc;
+        let frame = split.frame;
+        self.warp.merge(frame);
+        self.active = self.split().mask;
     }
 
     /// Waits until the lanes of `required` that still live execute this very instruction; then
@@ -433,7 +442,7 @@ impl Cx<'_> {
             }
         }
         self.mask = union;
-        self.warp.merge(frame);
+        self.merge();
         Gathered::All
     }
 }

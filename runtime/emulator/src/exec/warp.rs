@@ -168,6 +168,7 @@ impl Warp {
             let mut cx = Cx {
                 frame: frame.registers(),
                 mask: 0,
+                active: split.mask,
                 pc: split.pc,
                 function,
                 warp: self,
@@ -176,7 +177,7 @@ impl Warp {
                 worker,
                 fault: None,
             };
-            let flow = run_split(&mut cx, split.mask, &mut left);
+            let flow = run_split(&mut cx, &mut left);
             let (pc, fault) = (cx.pc, cx.fault.take());
             match flow {
                 Flow::Switch => {}
@@ -204,28 +205,28 @@ impl Warp {
 }
 
 /// The interpreter's loop, compiled for what the host has.
-fn run_split(cx: &mut Cx<'_>, active: u32, left: &mut u32) -> Flow {
+fn run_split(cx: &mut Cx<'_>, left: &mut u32) -> Flow {
     #[cfg(target_arch = "x86_64")]
     if level() >= Level::Avx2 {
         #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
-        unsafe fn avx2(cx: &mut Cx<'_>, active: u32, left: &mut u32) -> Flow {
-            interpret(cx, active, left)
+        unsafe fn avx2(cx: &mut Cx<'_>, left: &mut u32) -> Flow {
+            interpret(cx, left)
         }
         // SAFETY: the host has these instructions.
-        return unsafe { avx2(cx, active, left) };
+        return unsafe { avx2(cx, left) };
     }
-    interpret(cx, active, left)
+    interpret(cx, left)
 }
 
 /// Runs one split until it gives up the floor.
 #[inline(always)]
-fn interpret(cx: &mut Cx<'_>, active: u32, left: &mut u32) -> Flow {
+fn interpret(cx: &mut Cx<'_>, left: &mut u32) -> Flow {
     let insts = &cx.function.insts[..];
     let (mut warps, mut lanes) = (0u64, 0u64);
     let flow = loop {
         // Decoded bodies end in `exit`, and targets are checked when decoding.
         let inst = &insts[cx.pc as usize];
-        let mut mask = active;
+        let mut mask = cx.active;
         if inst.guard != NO_REG {
             // SAFETY: the decoder allotted the predicate.
             mask &= unsafe { *cx.pred(inst.guard) } ^ inst.guard_flip;
