@@ -5,24 +5,43 @@
 //! the registers of A: touching an accumulator, or writing A, is an error, except by another
 //! product with the same accumulator. Any other access to such registers needs a `wgmma.fence`
 //! before the next product that uses them.
+//!
+//! Because nothing may look at an accumulator in flight, it stays in the layout of the kernels
+//! from the first product to the wait, and its registers are written then.
 
 use std::collections::VecDeque;
 
 use super::Cx;
 use crate::program::Reg;
+use crate::tensor_core::Accumulator;
+use crate::tensor_core::fragments::{Row, scatter};
 
-/// Registers of a product.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A product in flight: the number of its accumulator, and the registers of A.
+#[derive(Clone, Debug)]
 struct Flight {
-    d: Vec<Reg>,
+    accumulator: u32,
     a: Vec<Reg>,
+}
+
+/// An accumulator in flight.
+#[derive(Debug)]
+struct InFlight {
+    number: u32,
+    d: Vec<Reg>,
+    /// Products that no wait has covered.
+    products: u32,
+    kind: Accumulator,
+    columns: usize,
+    /// The values, once a product has been computed.
+    values: Vec<f32>,
+    has_values: bool,
 }
 
 /// What is known of a row of registers.
 #[derive(Clone, Copy, Debug, Default)]
 struct RowState {
-    /// Products in flight that write it.
-    results: u32,
+    /// Part of an accumulator in flight.
+    is_result: bool,
     /// Products in flight that read it.
     sources: u32,
     /// The number of the last fence before its last access by anything but a product; 0 for none.
@@ -37,6 +56,9 @@ pub(crate) struct Products {
     rows: Vec<RowState>,
     /// Fences so far.
     fences: u32,
+    accumulators: Vec<InFlight>,
+    next_number: u32,
+    free_values: Vec<Vec<f32>>,
 }
 
 /// Bytes of a row of 32 registers.
@@ -48,6 +70,7 @@ impl Products {
         self.groups.clear();
         self.rows.clear();
         self.fences = 0;
+        self.free_values.extend(self.accumulators.drain(..).map(|one| one.values));
     }
 
     pub(crate) fn fence(&mut self) {
@@ -63,32 +86,55 @@ impl Products {
     }
 
     /// A product with these registers is issued; the error names the rule that it breaks.
-    pub(crate) fn issue(&mut self, d: &[Reg], a: &[Reg]) -> Result<(), String> {
+    pub(crate) fn issue(
+        &mut self,
+        (d, kind, columns): (&[Reg], Accumulator, usize),
+        a: &[Reg],
+    ) -> Result<(), String> {
         let fences = self.fences;
         if fences == 0 {
             return Err("a wgmma.fence must come before the first wgmma.mma_async".to_string());
         }
-        let flight = Flight { d: d.to_vec(), a: a.to_vec() };
-        for &reg in d.iter().chain(a) {
-            if self.row(reg).touched == fences {
-                return Err(
-                    "registers of this wgmma.mma_async were accessed by other instructions \
-                            since the last wgmma.fence"
-                        .to_string(),
-                );
+        for &reg in a {
+            let row = *self.row(reg);
+            if row.touched == fences {
+                return Err(NO_FENCE.to_string());
+            }
+            if row.is_result {
+                return Err(OTHER_ROLE.to_string());
             }
         }
-        if d.iter().any(|&reg| self.row(reg).sources > 0)
-            || a.iter().any(|&reg| self.row(reg).results > 0)
-        {
-            return Err("a product in flight uses these registers in another role; a \
-                        wgmma.wait_group is missing"
-                .to_string());
+        let known = self.accumulators.iter().position(|one| one.d == d);
+        let index = match known {
+            // Nothing but products has touched it since it was checked.
+            Some(index) => index,
+            None => self.add_accumulator(d, kind, columns)?,
+        };
+        for &reg in a {
+            self.row(reg).sources += 1;
         }
-        if d.iter().any(|&reg| self.row(reg).results > 0) {
-            let mut earlier = self.open.iter().chain(self.groups.iter().flatten());
-            let overlaps = |one: &Flight| one.d != flight.d && one.d.iter().any(|r| d.contains(r));
-            if earlier.any(overlaps) {
+        let one = &mut self.accumulators[index];
+        one.products += 1;
+        self.open.push(Flight { accumulator: one.number, a: a.to_vec() });
+        Ok(())
+    }
+
+    fn add_accumulator(
+        &mut self,
+        d: &[Reg],
+        kind: Accumulator,
+        columns: usize,
+    ) -> Result<usize, String> {
+        let fences = self.fences;
+        for &reg in d {
+            let row = *self.row(reg);
+            if row.touched == fences {
+                return Err(NO_FENCE.to_string());
+            }
+            if row.sources > 0 {
+                return Err(OTHER_ROLE.to_string());
+            }
+            if row.is_result {
                 return Err(
                     "a product in flight writes a part of this accumulator; only products \
                             of the same shape follow each other without a wgmma.wait_group"
@@ -97,13 +143,19 @@ impl Products {
             }
         }
         for &reg in d {
-            self.row(reg).results += 1;
+            self.row(reg).is_result = true;
         }
-        for &reg in a {
-            self.row(reg).sources += 1;
-        }
-        self.open.push(flight);
-        Ok(())
+        self.next_number = self.next_number.wrapping_add(1);
+        self.accumulators.push(InFlight {
+            number: self.next_number,
+            d: d.to_vec(),
+            products: 0,
+            kind,
+            columns,
+            values: self.free_values.pop().unwrap_or_default(),
+            has_values: false,
+        });
+        Ok(self.accumulators.len() - 1)
     }
 
     /// Makes a group of those issued since the last; an empty group counts.
@@ -112,18 +164,50 @@ impl Products {
         self.groups.push_back(group);
     }
 
-    /// Retires the oldest groups until at most `pending` are left.
-    pub(crate) fn wait(&mut self, pending: u32) {
+    /// Room for the values of the accumulator `d`, which is in flight, and whether they are there.
+    pub(crate) fn values(&mut self, d: &[Reg]) -> Option<(bool, &mut Vec<f32>)> {
+        let one = self.accumulators.iter_mut().find(|one| one.d == d)?;
+        let ready = std::mem::replace(&mut one.has_values, true);
+        Some((ready, &mut one.values))
+    }
+
+    /// Retires the oldest groups until at most `pending` are left, and writes the registers of
+    /// accumulators that are then no longer in flight.
+    ///
+    /// # Safety
+    /// `frame` must be the registers of the function that issued the products.
+    pub(crate) unsafe fn wait(&mut self, pending: u32, frame: *mut u8) {
         while self.groups.len() > pending as usize {
             for flight in self.groups.pop_front().unwrap_or_default() {
-                for &reg in &flight.d {
-                    self.row(reg).results -= 1;
-                }
                 for &reg in &flight.a {
                     self.row(reg).sources -= 1;
                 }
+                let mut all = self.accumulators.iter();
+                let Some(index) = all.position(|one| one.number == flight.accumulator) else {
+                    continue;
+                };
+                self.accumulators[index].products -= 1;
+                if self.accumulators[index].products == 0 {
+                    // SAFETY: as the caller's.
+                    unsafe { self.land(index, frame) };
+                }
             }
         }
+    }
+
+    /// Writes the registers of an accumulator.
+    unsafe fn land(&mut self, index: usize, frame: *mut u8) {
+        let one = self.accumulators.swap_remove(index);
+        for &reg in &one.d {
+            self.row(reg).is_result = false;
+        }
+        if one.has_values {
+            scatter(one.kind, one.columns, &one.values, |register| -> *mut Row {
+                // SAFETY: a register of the caller's frame.
+                unsafe { frame.add(one.d[register] as usize).cast() }
+            });
+        }
+        self.free_values.push(one.values);
     }
 
     /// An instruction that is no product accesses a register.
@@ -131,10 +215,10 @@ impl Products {
         let fences = self.fences;
         let row = self.row(reg);
         row.touched = fences;
-        if row.results > 0 {
+        if row.is_result {
             return Err(
-                "the instruction accesses the accumulator of a wgmma.mma_async in flight; a \
-                        wgmma.wait_group is missing"
+                "the instruction accesses the accumulator of a wgmma.mma_async in flight; \
+                        a wgmma.wait_group is missing"
                     .to_string(),
             );
         }
@@ -148,6 +232,11 @@ impl Products {
         Ok(())
     }
 }
+
+const NO_FENCE: &str = "registers of this wgmma.mma_async were accessed by other instructions \
+                        since the last wgmma.fence";
+const OTHER_ROLE: &str = "a product in flight uses these registers in another role; a \
+                          wgmma.wait_group is missing";
 
 impl Cx<'_> {
     /// Whether the running split executes the warp's outermost function, whose registers are
@@ -164,24 +253,33 @@ mod tests {
     const D: [Reg; 2] = [0, 128];
     const A: [Reg; 1] = [256];
 
+    fn issue(products: &mut Products, d: &[Reg], a: &[Reg]) -> Result<(), String> {
+        products.issue((d, Accumulator::F32, 0), a)
+    }
+
+    fn wait(products: &mut Products, pending: u32) {
+        // SAFETY: no values were computed, so that no register is written.
+        unsafe { products.wait(pending, std::ptr::null_mut()) };
+    }
+
     #[test]
     fn an_accumulator_is_free_again_after_the_wait_that_covers_it() {
         let mut products = Products::default();
-        assert!(products.issue(&D, &A).unwrap_err().contains("before the first"));
+        assert!(issue(&mut products, &D, &A).unwrap_err().contains("before the first"));
         products.fence();
-        products.issue(&D, &A).unwrap();
-        products.issue(&D, &A).unwrap();
+        issue(&mut products, &D, &A).unwrap();
+        issue(&mut products, &D, &A).unwrap();
         products.commit();
-        products.issue(&[512, 640], &[]).unwrap();
+        issue(&mut products, &[512, 640], &[]).unwrap();
         products.commit();
         assert!(products.touch(128, false).unwrap_err().contains("accumulator"));
         products.touch(256, false).unwrap();
         assert!(products.touch(256, true).unwrap_err().contains("reads"));
-        products.wait(1);
+        wait(&mut products, 1);
         products.touch(128, true).unwrap();
         products.touch(256, true).unwrap();
         assert!(products.touch(640, false).is_err());
-        products.wait(0);
+        wait(&mut products, 0);
         products.touch(640, false).unwrap();
     }
 
@@ -190,21 +288,36 @@ mod tests {
         let mut products = Products::default();
         products.fence();
         products.touch(0, true).unwrap();
-        assert!(products.issue(&D, &A).unwrap_err().contains("since the last"));
+        assert!(issue(&mut products, &D, &A).unwrap_err().contains("since the last"));
         products.fence();
-        products.issue(&D, &A).unwrap();
-        assert!(products.issue(&[128, 384], &[]).unwrap_err().contains("a part"));
-        assert!(products.issue(&A, &[]).unwrap_err().contains("another role"));
+        issue(&mut products, &D, &A).unwrap();
+        assert!(issue(&mut products, &[128, 384], &[]).unwrap_err().contains("a part"));
+        assert!(issue(&mut products, &A, &[]).unwrap_err().contains("another role"));
+        assert!(issue(&mut products, &[512], &D).unwrap_err().contains("another role"));
     }
 
     #[test]
     fn an_empty_group_counts() {
         let mut products = Products::default();
         products.fence();
-        products.issue(&D, &[]).unwrap();
+        issue(&mut products, &D, &[]).unwrap();
         products.commit();
         products.commit();
-        products.wait(1);
+        wait(&mut products, 1);
+        products.touch(0, false).unwrap();
+    }
+
+    #[test]
+    fn a_wait_that_covers_a_part_of_a_chain_keeps_the_accumulator() {
+        let mut products = Products::default();
+        products.fence();
+        for _ in 0..3 {
+            issue(&mut products, &D, &[]).unwrap();
+            products.commit();
+        }
+        wait(&mut products, 1);
+        assert!(products.touch(0, false).is_err());
+        wait(&mut products, 0);
         products.touch(0, false).unwrap();
     }
 }

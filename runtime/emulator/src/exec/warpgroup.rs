@@ -2,6 +2,7 @@
 //! the pool of registers that `setmaxnreg` takes from.
 
 use super::context::Launch;
+use super::products::Products;
 use crate::program::Inst;
 
 /// One warp at a `wgmma.mma_async`.
@@ -10,6 +11,8 @@ pub(crate) struct Member {
     pub(crate) warp: u32,
     /// Its registers.
     pub(crate) frame: *mut u8,
+    /// Its products; none in a function whose registers are not followed.
+    pub(crate) products: Option<*mut Products>,
     /// The instruction, known by its place.
     pub(crate) inst: *const Inst,
     /// Matrix descriptors of A and B; A's is 0 where A lies in registers.

@@ -130,7 +130,7 @@ fn load_map(cx: &mut Cx<'_>, pointer: Pointer, lane: u32) -> Result<TensorMap, B
     unsafe {
         let address = pointer.at(cx, lane);
         for half in 0..2u32 {
-            let at = address + u64::from(64 * half);
+            let at = address.wrapping_add(u64::from(64 * half));
             let host = cx.lane_host(pointer.space, lane, at, 64, false)?;
             let to = bytes.as_mut_ptr().add(64 * half as usize);
             std::ptr::copy_nonoverlapping(host, to, 64);

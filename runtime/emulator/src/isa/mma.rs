@@ -181,13 +181,15 @@ unsafe fn mma(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
         unsafe { frame.add(reg as usize).cast() }
     };
     let Tiles { a: panel, b: columns, c: tile, sums } = &mut cx.worker.tiles;
+    let rule = Rule::new(cx.launch.accumulation, form.a, form.accumulator, false);
+    panel.with_exponents = rule.needs_exponents();
+    columns.with_exponents = rule.needs_exponents();
     panel.reset_rows(16, form.depth as usize, form.a, false);
     load_rows(panel, 0, a_count, |index| row(a[index]));
     columns.reset_columns(8, form.depth as usize, form.b, false);
     load_columns(columns, b_count, |index| row(b[index]));
     tile.resize(16 * padded(8), 0.0);
     gather(form.accumulator, 8, tile, |index| row(c[index]));
-    let rule = Rule::new(cx.launch.accumulation, form.a, form.accumulator, false);
     multiply(rule, (panel, columns), tile, sums, form.saturates);
     scatter(form.accumulator, 8, tile, |index| row(d[index]));
     Flow::Next

@@ -93,7 +93,7 @@ unsafe fn map_at(
     // SAFETY: an operand of this frame.
     let address = unsafe { pointer.at(cx, lane) };
     let host = cx.lane_host(pointer.space, lane, address, 64, writes)?;
-    cx.lane_host(pointer.space, lane, address + 64, 64, writes)?;
+    cx.lane_host(pointer.space, lane, address.wrapping_add(64), 64, writes)?;
     Ok(host.cast())
 }
 

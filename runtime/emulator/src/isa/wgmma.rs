@@ -222,7 +222,9 @@ unsafe fn fence(cx: &mut Cx<'_>, _: &Inst) -> Flow {
     if let Err(flow) = whole_warp(cx) {
         return flow;
     }
-    cx.warp.products.fence();
+    if cx.follows_products() {
+        cx.warp.products.fence();
+    }
     Flow::Next
 }
 
@@ -230,7 +232,9 @@ unsafe fn commit(cx: &mut Cx<'_>, _: &Inst) -> Flow {
     if let Err(flow) = whole_warp(cx) {
         return flow;
     }
-    cx.warp.products.commit();
+    if cx.follows_products() {
+        cx.warp.products.commit();
+    }
     Flow::Next
 }
 
@@ -238,7 +242,11 @@ unsafe fn wait(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     if let Err(flow) = whole_warp(cx) {
         return flow;
     }
-    cx.warp.products.wait(inst.imm.min(u64::from(u32::MAX)) as u32);
+    if cx.follows_products() {
+        let (pending, frame) = (inst.imm.min(u64::from(u32::MAX)) as u32, cx.frame);
+        // SAFETY: this is the frame of the function that issued the products.
+        unsafe { cx.warp.products.wait(pending, frame) };
+    }
     Flow::Next
 }
 
@@ -268,7 +276,7 @@ unsafe fn product(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     let (d, rest) = function.lists[inst.d as usize..].split_at(form.d_count());
     let a: &[Reg] = if form.a_in_registers { &rest[..4] } else { &[] };
     if cx.follows_products()
-        && let Err(rule) = cx.warp.products.issue(d, a)
+        && let Err(rule) = cx.warp.products.issue((d, form.accumulator, form.columns as usize), a)
     {
         return cx.misuse(rule);
     }
@@ -321,7 +329,10 @@ unsafe fn member(cx: &mut Cx<'_>, inst: &Inst) -> Result<Member, Flow> {
         return Err(cx.misuse("lanes of the warp give different values of scale-d"));
     }
     let (warp, frame, adds) = (cx.warp.index, cx.frame, scale != 0);
-    Ok(Member { warp, frame, inst: std::ptr::from_ref(inst), descriptors, adds })
+    let follows = cx.follows_products();
+    let products = follows.then(|| std::ptr::from_mut(&mut cx.warp.products));
+    let inst = std::ptr::from_ref(inst);
+    Ok(Member { warp, frame, products, inst, descriptors, adds })
 }
 
 /// Computes the product for the four warps, each of which holds 16 rows.
@@ -332,27 +343,34 @@ unsafe fn compute(cx: &mut Cx<'_>, inst: &Inst, members: &[Member]) -> Result<()
     let (d, rest) = function.lists[inst.d as usize..].split_at(form.d_count());
     let a: &[Reg] = if form.a_in_registers { &rest[..4] } else { &[] };
     let region = cx.cta.shared.region();
-    let read = |address: u32| -> Result<[u8; 16], String> {
-        let (low, high) = (u64::from(address), u64::from(address) + 16);
-        if !region.holds(low, high) {
+    let read = |addresses: [u32; 8]| -> Result<[[u8; 16]; 8], String> {
+        let low = addresses.iter().fold(u32::MAX, |low, &address| low.min(address));
+        let high = addresses.iter().fold(0, |high, &address| high.max(address));
+        if !region.holds(u64::from(low), u64::from(high) + 16) {
             return Err(format!(
-                "the matrix reaches to shared address 0x{address:x}; shared memory of the CTA: \
-                 0x{:x} to 0x{:x}",
-                region.start, region.end
+                "the matrix reaches from shared address 0x{low:x} to 0x{:x}; shared memory of the \
+                 CTA: 0x{:x} to 0x{:x}",
+                high + 16,
+                region.start,
+                region.end
             ));
         }
-        // SAFETY: inside the region.
-        Ok(unsafe { region.host.add((low - region.start) as usize).cast::<[u8; 16]>().read() })
+        // SAFETY: all of them lie between two addresses inside the region.
+        Ok(addresses.map(|address| unsafe {
+            region.host.add((u64::from(address) - region.start) as usize).cast::<[u8; 16]>().read()
+        }))
     };
     let major = |transposed: bool| if transposed { Major::Line } else { Major::Depth };
     let Tiles { a: rows, b, c: tile, sums } = &mut cx.worker.tiles;
     let [a_bits, b_bits] = members[0].descriptors;
+    let rule = Rule::new(cx.launch.accumulation, form.a, form.accumulator, true);
+    for panel in [&mut *rows, &mut *b] {
+        panel.with_exponents = rule.needs_exponents();
+    }
     b.reset_columns(columns, depth, form.b, form.negate[1]);
     MatrixDescriptor::decode(b_bits)?.load(major(form.transpose[1]), columns, b, read)?;
     let descriptor =
         if form.a_in_registers { None } else { Some(MatrixDescriptor::decode(a_bits)?) };
-    let rule = Rule::new(cx.launch.accumulation, form.a, form.accumulator, true);
-    tile.resize(16 * padded(columns), 0.0);
     for (quarter, member) in members.iter().enumerate() {
         let row = |reg: Reg| -> *mut Row {
             // SAFETY: a register of the member's frame.
@@ -365,13 +383,20 @@ unsafe fn compute(cx: &mut Cx<'_>, inst: &Inst, members: &[Member]) -> Result<()
                 matrix.load_from(major(form.transpose[0]), 16 * quarter, 16, rows, read)?;
             }
         }
-        if member.adds {
-            gather(form.accumulator, columns, tile, |index| row(d[index]));
-        } else {
+        // SAFETY: the warp waits at this instruction, or is the one that runs.
+        let kept = member.products.and_then(|products| unsafe { &mut *products }.values(d));
+        let is_kept = kept.is_some();
+        let (ready, tile) = kept.unwrap_or((false, &mut *tile));
+        tile.resize(16 * padded(columns), 0.0);
+        if !member.adds {
             tile.fill(0.0);
+        } else if !ready {
+            gather(form.accumulator, columns, tile, |index| row(d[index]));
         }
         multiply(rule, (rows, b), tile, sums, form.saturates);
-        scatter(form.accumulator, columns, tile, |index| row(d[index]));
+        if !is_kept {
+            scatter(form.accumulator, columns, tile, |index| row(d[index]));
+        }
     }
     Ok(())
 }

@@ -58,6 +58,11 @@ pub(crate) enum Kind {
 }
 
 impl Rule {
+    /// Whether the sums look at exponents.
+    pub(crate) fn needs_exponents(self) -> bool {
+        self.kind != Kind::Fused && self.accumulator != Accumulator::S32
+    }
+
     /// The arithmetic of an instruction on `element`; `is_wgmma` tells `wgmma` from `mma.sync`,
     /// which keeps 25 bits for FP8 too.
     pub(crate) fn new(
@@ -89,10 +94,10 @@ pub(crate) fn multiply_add(rule: Rule, a: &Panel, b: &Panel, c: &mut [f32]) {
     match rule.kind {
         Kind::Fused => {
             kernels::fused(a, b, c);
-            for value in &mut c[..a.lines * b.lines] {
-                // The host's NaNs depend on the order of its operands.
-                let result = if value.is_nan() { f32::from_bits(0x7fff_ffff) } else { *value };
-                *value = if float32 { result } else { to_half(result) };
+            if !float32 {
+                for value in &mut c[..a.lines * b.lines] {
+                    *value = to_half(*value);
+                }
             }
         }
         // The vector kernel keeps sums in 32 bits: 32 products of 25 bits do not fit.

@@ -81,14 +81,14 @@ impl MatrixDescriptor {
     }
 
     /// Decodes `lines` by 32 bytes of depth into `panel`, which must have been reset. `read`
-    /// gives the 16 bytes at a shared address.
+    /// gives the 16 bytes at each of eight shared addresses.
     #[inline]
     pub(crate) fn load<E>(
         &self,
         major: Major,
         lines: usize,
         panel: &mut Panel,
-        read: impl FnMut(u32) -> Result<[u8; 16], E>,
+        read: impl FnMut([u32; 8]) -> Result<[[u8; 16]; 8], E>,
     ) -> Result<(), E> {
         self.load_from(major, 0, lines, panel, read)
     }
@@ -101,7 +101,7 @@ impl MatrixDescriptor {
         first: usize,
         lines: usize,
         panel: &mut Panel,
-        mut read: impl FnMut(u32) -> Result<[u8; 16], E>,
+        mut read: impl FnMut([u32; 8]) -> Result<[[u8; 16]; 8], E>,
     ) -> Result<(), E> {
         let per_chunk = 16 / panel.element().bytes() as usize;
         let (groups, chunks) = match major {
@@ -114,12 +114,8 @@ impl MatrixDescriptor {
         };
         for group in 0..groups {
             for chunk in 0..chunks {
-                let mut bytes = [[0; 16]; 8];
                 let (at, from) = ((first_group + group) as u32, (first_chunk + chunk) as u32);
-                let addresses = self.chunks(major, at, from);
-                for (bytes, address) in bytes.iter_mut().zip(addresses) {
-                    *bytes = read(address)?;
-                }
+                let bytes = read(self.chunks(major, at, from))?;
                 match major {
                     Major::Depth => panel.put_along_depth(8 * group, chunk * per_chunk, bytes),
                     Major::Line => panel.put_across_lines(chunk * per_chunk, 8 * group, bytes),
@@ -221,8 +217,8 @@ mod tests {
     #[test]
     fn loading_transposed_equals_loading_the_transpose() {
         let bytes: Vec<u8> = (0..16384u32).map(|index| (index * 7 + index / 256) as u8).collect();
-        let read = |address: u32| -> Result<[u8; 16], ()> {
-            Ok(std::array::from_fn(|index| bytes[address as usize + index]))
+        let read = |addresses: [u32; 8]| -> Result<[[u8; 16]; 8], ()> {
+            Ok(addresses.map(|at| std::array::from_fn(|index| bytes[at as usize + index])))
         };
         // 16 deep, 64 columns, along columns with the 128-byte swizzle.
         let matrix = MatrixDescriptor::decode(descriptor(0x400, 4096, 1024, 1)).unwrap();

@@ -146,7 +146,7 @@ unsafe fn fused_block<L: Lanes, const VECTORS: usize>(
         }
         for (index, sums) in sums.iter().enumerate() {
             for (vector, &sum) in sums.iter().enumerate() {
-                L::store(tile.add(index * lines + vector * L::WIDTH), sum);
+                L::store(tile.add(index * lines + vector * L::WIDTH), L::canonical(sum));
             }
         }
     }
@@ -200,10 +200,8 @@ unsafe fn aligned_block<L: Lanes, const ROWS: usize, const COLUMNS: usize>(
     unsafe {
         let mut totals = [[L::zero(); 2]; ROWS];
         let mut factors = [[L::splat(0.0); 2]; ROWS];
-        for index in 0..ROWS {
-            for vector in 0..2 {
-                factors[index][vector] = L::load(scales[index].as_ptr().add(vector * L::WIDTH));
-            }
+        for (factors, scales) in factors.iter_mut().zip(&scales) {
+            *factors = [L::load(scales.as_ptr()), L::load(scales.as_ptr().add(L::WIDTH))];
         }
         let (mut x, mut y) = (a.values.as_ptr().add(row * depth), b.values.as_ptr().add(column));
         for _ in 0..depth {
@@ -217,13 +215,9 @@ unsafe fn aligned_block<L: Lanes, const ROWS: usize, const COLUMNS: usize>(
             }
             (x, y) = (x.add(1), y.add(lines));
         }
-        for index in 0..ROWS {
-            for vector in 0..2 {
-                L::store_int(
-                    sums[index].as_mut_ptr().add(vector * L::WIDTH),
-                    totals[index][vector],
-                );
-            }
+        for (sums, totals) in sums.iter_mut().zip(&totals) {
+            L::store_int(sums.as_mut_ptr(), totals[0]);
+            L::store_int(sums.as_mut_ptr().add(L::WIDTH), totals[1]);
         }
     }
     for index in 0..ROWS {

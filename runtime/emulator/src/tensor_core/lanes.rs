@@ -21,6 +21,8 @@ pub(super) trait Lanes {
     unsafe fn store(to: *mut f32, value: Self::Float);
     unsafe fn splat(value: f32) -> Self::Float;
     unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+    /// The value, or the one NaN of the tensor cores: the host's depend on its operands' order.
+    unsafe fn canonical(value: Self::Float) -> Self::Float;
     unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
     /// Towards zero; values are below 2^31.
     unsafe fn truncate(value: Self::Float) -> Self::Int;
@@ -53,6 +55,9 @@ impl Lanes for Portable {
     }
     unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
+    }
+    unsafe fn canonical(value: [f32; 8]) -> [f32; 8] {
+        value.map(|value| if value.is_nan() { f32::from_bits(0x7fff_ffff) } else { value })
     }
     unsafe fn mul(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|lane| a[lane] * b[lane])

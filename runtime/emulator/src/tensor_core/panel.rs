@@ -17,10 +17,12 @@ pub(crate) fn position(column: usize) -> usize {
 }
 
 /// One operand: values and, for the bit-accurate sums, exponents.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Panel {
     pub(crate) values: Vec<f32>,
     pub(crate) exponents: Vec<i16>,
+    /// Whether exponents are decoded; set it before the panel is reset.
+    pub(crate) with_exponents: bool,
     /// Rows of A, or columns of B rounded up to whole vectors.
     pub(crate) lines: usize,
     /// Products per sum.
@@ -30,6 +32,22 @@ pub(crate) struct Panel {
     flip: u32,
     /// Encodings in the order of `values`, before [`Panel::finish`].
     raw: Vec<u8>,
+}
+
+impl Default for Panel {
+    fn default() -> Panel {
+        Panel {
+            values: Vec::new(),
+            exponents: Vec::new(),
+            with_exponents: true,
+            lines: 0,
+            depth: 0,
+            is_columns: false,
+            element: None,
+            flip: 0,
+            raw: Vec::new(),
+        }
+    }
 }
 
 impl Panel {
@@ -162,6 +180,12 @@ impl Panel {
     fn decode_with<const SIZE: usize>(&mut self, decode: impl Fn([u8; SIZE]) -> (f32, i16)) {
         let flip = self.flip;
         let (elements, _) = self.raw.as_chunks::<SIZE>();
+        if !self.with_exponents {
+            for (&bytes, value) in elements.iter().zip(&mut self.values) {
+                *value = f32::from_bits(decode(bytes).0.to_bits() ^ flip);
+            }
+            return;
+        }
         let out = self.values.iter_mut().zip(&mut self.exponents);
         for (&bytes, (value, exponent)) in elements.iter().zip(out) {
             let decoded = decode(bytes);

@@ -27,7 +27,10 @@ fn interleave<const SIZE: usize>(a: [u8; 16], b: [u8; 16]) -> ([u8; 16], [u8; 16
     use std::arch::x86_64::*;
     // SAFETY: SSE2 is part of x86-64, and all 16 bytes are any bytes.
     unsafe {
-        let (a, b): (__m128i, __m128i) = (std::mem::transmute(a), std::mem::transmute(b));
+        let (a, b) = (
+            std::mem::transmute::<[u8; 16], __m128i>(a),
+            std::mem::transmute::<[u8; 16], __m128i>(b),
+        );
         let (low, high) = match SIZE {
             1 => (_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b)),
             2 => (_mm_unpacklo_epi16(a, b), _mm_unpackhi_epi16(a, b)),

@@ -28,10 +28,10 @@ impl TensorMap {
     }
 
     /// Bytes of a box in shared memory: what a transaction counts, elements outside the tensor
-    /// included.
+    /// included. Saturates: such a box fits nowhere.
     pub(crate) fn box_bytes(&self) -> u32 {
-        let outer: u32 = (1..self.rank).map(|axis| self.box_extent(axis)).product();
-        self.box_dims[0] * self.element.bytes() * outer
+        let row = self.box_dims[0] * self.element.bytes();
+        (1..self.rank).fold(row, |bytes, axis| bytes.saturating_mul(self.box_extent(axis)))
     }
 
     /// Calls `visit` for the rows of the box whose first element has `coordinates` (innermost
@@ -51,11 +51,10 @@ impl TensorMap {
         for row in 0..rows {
             let (mut left, mut is_inside) = (row, true);
             let mut address = self.address.wrapping_add((low * size) as u64);
-            for axis in 1..self.rank {
+            for (axis, &coordinate) in coordinates.iter().enumerate().take(self.rank).skip(1) {
                 let step = left % self.box_extent(axis);
                 left /= self.box_extent(axis);
-                let at =
-                    i64::from(coordinates[axis]) + i64::from(step * self.element_strides[axis]);
+                let at = i64::from(coordinate) + i64::from(step * self.element_strides[axis]);
                 is_inside &= (0..self.dims[axis] as i64).contains(&at);
                 address = address.wrapping_add((at as u64).wrapping_mul(self.strides[axis - 1]));
             }

@@ -31,6 +31,13 @@ impl Lanes for Avx512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
+    unsafe fn canonical(value: __m512) -> __m512 {
+        unsafe {
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
+            _mm512_mask_mov_ps(value, is_nan, _mm512_castsi512_ps(_mm512_set1_epi32(i32::MAX)))
+        }
+    }
+    #[inline(always)]
     unsafe fn mul(a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_mul_ps(a, b) }
     }
@@ -92,6 +99,14 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
         unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn canonical(value: __m256) -> __m256 {
+        unsafe {
+            let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(value, value);
+            let nan = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
+            _mm256_blendv_ps(value, nan, is_nan)
+        }
     }
     #[inline(always)]
     unsafe fn mul(a: __m256, b: __m256) -> __m256 {
