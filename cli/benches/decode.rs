@@ -5,7 +5,7 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measures")]
 
-use moec_ir::{Phase, Target};
+use moec_ir::{Phase, Sizes, Target};
 use moec_runtime::{Artefact, Checkpoint, Compiled, Engine, Rows, Session, artefact, device};
 use std::path::Path;
 use std::time::Instant;
@@ -18,7 +18,11 @@ fn compiled(source: &str) -> moec_runtime::Result<Artefact> {
     let target = Target::named("h800").expect("h800 is a built-in target");
     let mut phases = std::collections::BTreeMap::new();
     for phase in Phase::ALL {
-        let optimized = moec_passes::optimize(&graph, &target, phase, &Default::default())?;
+        // What is run: one sequence.
+        let tokens = if phase == Phase::Decode { 1 } else { PROMPT.len() as u64 };
+        let workload = Sizes { tokens, past: 64, sequences: 1 };
+        let options = moec_passes::Options { workload: Some(workload), ..Default::default() };
+        let optimized = moec_passes::optimize(&graph, &target, phase, &options)?;
         let generated = moec_codegen::generate(&optimized.plan, Default::default())?;
         phases.insert(phase, Compiled { plan: generated.plan, ptx: generated.ptx });
     }

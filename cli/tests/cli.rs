@@ -142,3 +142,12 @@ fn a_weights_folder_that_does_not_fit_is_told_once() {
     let error = fails(1, &["generate", &tiny(), "--weights", at, "--prompt", "text"]);
     assert!(error.contains("E0701") && error.contains("--prompt-ids"), "{error}");
 }
+
+#[test]
+fn settings_out_of_range_are_told_before_any_work() {
+    let hot = ["generate", &tiny(), "--weights", TINY, "--prompt", "x", "--temperature", "-1"];
+    assert!(fails(1, &hot).contains("E1205"));
+    let long = ["generate", &tiny(), "--weights", TINY, "--prompt-ids", "1", "--max-new-tokens"];
+    let error = fails(1, &[&long[..], &["5000"]].concat());
+    assert!(error.contains("E1201") && error.contains("2048"), "{error}");
+}

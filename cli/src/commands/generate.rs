@@ -7,7 +7,7 @@ use crate::output;
 use moec_ir::{Diagnostic, Phase};
 use moec_runtime::generate::{Options, stop_tokens};
 use moec_runtime::tokenizer::TextStream;
-use moec_runtime::{Sampling, Tokenizer};
+use moec_runtime::{Sampler, Sampling, Tokenizer};
 use std::time::Instant;
 
 /// Continues a prompt and prints what comes.
@@ -38,6 +38,8 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<(), Failure> {
         },
         stop: if args.ignore_eos { Default::default() } else { stop_tokens(folder)? },
     };
+    // Settings out of range are told before any work is done.
+    Sampler::new(options.sampling, 0)?;
     let length = (prompt.len() as u64).saturating_add(args.max_new_tokens);
     let job = Job { phases: &Phase::ALL, sequences: 1, length };
     let ids = with_engine(&args.run, &job, |engine| {
