@@ -343,7 +343,7 @@ unsafe fn compute(cx: &mut Cx<'_>, inst: &Inst, members: &[Member]) -> Result<()
     let (d, rest) = function.lists[inst.d as usize..].split_at(form.d_count());
     let a: &[Reg] = if form.a_in_registers { &rest[..4] } else { &[] };
     let region = cx.cta.shared.region();
-    let read = |addresses: [u32; 8]| -> Result<[[u8; 16]; 8], String> {
+    let read = |addresses: [u32; 8], out: &mut [[u8; 16]; 8]| -> Result<(), String> {
         let low = addresses.iter().fold(u32::MAX, |low, &address| low.min(address));
         let high = addresses.iter().fold(0, |high, &address| high.max(address));
         if !region.holds(u64::from(low), u64::from(high) + 16) {
@@ -355,10 +355,12 @@ unsafe fn compute(cx: &mut Cx<'_>, inst: &Inst, members: &[Member]) -> Result<()
                 region.end
             ));
         }
-        // SAFETY: all of them lie between two addresses inside the region.
-        Ok(addresses.map(|address| unsafe {
-            region.host.add((u64::from(address) - region.start) as usize).cast::<[u8; 16]>().read()
-        }))
+        for (out, address) in out.iter_mut().zip(addresses) {
+            let at = (u64::from(address) - region.start) as usize;
+            // SAFETY: it lies between two addresses inside the region.
+            *out = unsafe { region.host.add(at).cast::<[u8; 16]>().read() };
+        }
+        Ok(())
     };
     let major = |transposed: bool| if transposed { Major::Line } else { Major::Depth };
     let Tiles { a: rows, b, c: tile, sums } = &mut cx.worker.tiles;

@@ -88,7 +88,7 @@ impl MatrixDescriptor {
         major: Major,
         lines: usize,
         panel: &mut Panel,
-        read: impl FnMut([u32; 8]) -> Result<[[u8; 16]; 8], E>,
+        read: impl FnMut([u32; 8], &mut [[u8; 16]; 8]) -> Result<(), E>,
     ) -> Result<(), E> {
         self.load_from(major, 0, lines, panel, read)
     }
@@ -101,7 +101,7 @@ impl MatrixDescriptor {
         first: usize,
         lines: usize,
         panel: &mut Panel,
-        mut read: impl FnMut([u32; 8]) -> Result<[[u8; 16]; 8], E>,
+        mut read: impl FnMut([u32; 8], &mut [[u8; 16]; 8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let per_chunk = 16 / panel.element().bytes() as usize;
         let (groups, chunks) = match major {
@@ -112,13 +112,14 @@ impl MatrixDescriptor {
             Major::Depth => (first / 8, 0),
             Major::Line => (0, first / per_chunk),
         };
+        let mut bytes = [[0; 16]; 8];
         for group in 0..groups {
             for chunk in 0..chunks {
                 let (at, from) = ((first_group + group) as u32, (first_chunk + chunk) as u32);
-                let bytes = read(self.chunks(major, at, from))?;
+                read(self.chunks(major, at, from), &mut bytes)?;
                 match major {
-                    Major::Depth => panel.put_along_depth(8 * group, chunk * per_chunk, bytes),
-                    Major::Line => panel.put_across_lines(chunk * per_chunk, 8 * group, bytes),
+                    Major::Depth => panel.put_along_depth(8 * group, chunk * per_chunk, &bytes),
+                    Major::Line => panel.put_across_lines(chunk * per_chunk, 8 * group, &bytes),
                 }
             }
         }
@@ -217,8 +218,9 @@ mod tests {
     #[test]
     fn loading_transposed_equals_loading_the_transpose() {
         let bytes: Vec<u8> = (0..16384u32).map(|index| (index * 7 + index / 256) as u8).collect();
-        let read = |addresses: [u32; 8]| -> Result<[[u8; 16]; 8], ()> {
-            Ok(addresses.map(|at| std::array::from_fn(|index| bytes[at as usize + index])))
+        let read = |addresses: [u32; 8], out: &mut [[u8; 16]; 8]| -> Result<(), ()> {
+            *out = addresses.map(|at| std::array::from_fn(|index| bytes[at as usize + index]));
+            Ok(())
         };
         // 16 deep, 64 columns, along columns with the 128-byte swizzle.
         let matrix = MatrixDescriptor::decode(descriptor(0x400, 4096, 1024, 1)).unwrap();

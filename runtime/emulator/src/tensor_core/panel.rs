@@ -100,11 +100,11 @@ impl Panel {
     /// Puts, for eight lines from a multiple of eight, 16 bytes of elements that follow each other
     /// along the depth.
     #[inline]
-    pub(crate) fn put_along_depth(&mut self, line: usize, k: usize, chunks: [[u8; 16]; 8]) {
+    pub(crate) fn put_along_depth(&mut self, line: usize, k: usize, chunks: &[[u8; 16]; 8]) {
         let size = self.element().bytes() as usize;
         if self.is_columns {
             // In the order of positions.
-            let [a, b, c, d, e, f, g, h] = chunks;
+            let [a, b, c, d, e, f, g, h] = *chunks;
             self.put_transposed([a, c, e, g, b, d, f, h], line + k * self.lines, self.lines);
         } else {
             for (row, chunk) in chunks.iter().enumerate() {
@@ -117,7 +117,7 @@ impl Panel {
     /// Puts, for eight depths, 16 bytes of two-byte elements that follow each other across lines,
     /// from a multiple of eight.
     #[inline]
-    pub(crate) fn put_across_lines(&mut self, line: usize, k: usize, chunks: [[u8; 16]; 8]) {
+    pub(crate) fn put_across_lines(&mut self, line: usize, k: usize, chunks: &[[u8; 16]; 8]) {
         debug_assert_eq!(self.element().bytes(), 2);
         if self.is_columns {
             for (depth, chunk) in chunks.iter().enumerate() {
@@ -127,7 +127,7 @@ impl Panel {
                 self.raw[at..at + 16].copy_from_slice(order.as_flattened());
             }
         } else {
-            self.put_transposed(chunks, line * self.depth + k, self.depth);
+            self.put_transposed(*chunks, line * self.depth + k, self.depth);
         }
     }
 
@@ -239,8 +239,8 @@ mod tests {
                 reset(&mut whole);
                 reset(&mut single);
                 match across {
-                    true => whole.put_across_lines(8, 16, chunks),
-                    false => whole.put_along_depth(8, count, chunks),
+                    true => whole.put_across_lines(8, 16, &chunks),
+                    false => whole.put_along_depth(8, count, &chunks),
                 }
                 for chunk in 0..8 {
                     for index in 0..count {
