@@ -52,7 +52,7 @@ pub fn import(
         }
         None => None,
     };
-    let found = config.finish();
+    let found = config.finish(written.is_some());
     if !found.is_empty() {
         return Err(found);
     }

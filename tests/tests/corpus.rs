@@ -32,7 +32,8 @@ fn run(path: &Path) -> Result<(), String> {
         ["lower"] => told(&name, &case.source, model(&case.source).map(|m| m.graph.to_string())),
         ["import"] => {
             let config: Vec<&str> = case.source.lines().filter(|l| !l.starts_with("//")).collect();
-            told(&name, "", moec_frontend::import(&config.join("\n"), None))
+            let config = config.join("\n");
+            told(&name, &config, moec_frontend::import(&config, None))
         }
         [stage @ ("plan" | "explain" | "ptx"), phase] => {
             let phase = phase.parse()?;

@@ -46,7 +46,8 @@ fn examples_have_the_mistakes_that_their_pages_say() {
 
 /// The codes of all that is said of a source, warnings included.
 fn codes(source: &str) -> Vec<&'static str> {
-    match moec_frontend::parse(source).and_then(|tree| moec_frontend::check(&tree)) {
+    let checked = moec_frontend::parse(source).and_then(|tree| moec_frontend::check(&tree));
+    match checked.and_then(|model| moec_frontend::lower(&model).map(|_| model)) {
         Ok(model) => model.warnings.iter().map(|found| found.code).collect(),
         Err(mistakes) => mistakes.iter().map(|found| found.code).collect(),
     }

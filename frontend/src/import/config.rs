@@ -46,6 +46,67 @@ const HARMLESS: [&str; 38] = [
     "use_flash_attention_2",
 ];
 
+/// Fields that importers read. Where a mistake ended the reading of a configuration early, what
+/// was not read may still be one of these, which is no mistake then.
+const READ: [&str; 56] = [
+    "add_cross_attention",
+    "architectures",
+    "attention_bias",
+    "attention_dropout",
+    "decoder_sparse_step",
+    "dtype",
+    "embd_pdrop",
+    "first_k_dense_replace",
+    "head_dim",
+    "hidden_act",
+    "hidden_dropout",
+    "hidden_size",
+    "intermediate_size",
+    "is_encoder_decoder",
+    "kv_lora_rank",
+    "max_position_embeddings",
+    "mlp_bias",
+    "mlp_only_layers",
+    "model_type",
+    "moe_intermediate_size",
+    "moe_layer_freq",
+    "n_group",
+    "n_routed_experts",
+    "n_shared_experts",
+    "norm_topk_prob",
+    "num_attention_heads",
+    "num_experts",
+    "num_experts_per_tok",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "num_local_experts",
+    "num_nextn_predict_layers",
+    "partial_rotary_factor",
+    "q_lora_rank",
+    "qk_head_dim",
+    "qk_nope_head_dim",
+    "qk_rope_head_dim",
+    "quantization_config",
+    "resid_pdrop",
+    "rms_norm_eps",
+    "rope_interleave",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "routed_scaling_factor",
+    "router_jitter_noise",
+    "scoring_func",
+    "sliding_window",
+    "tie_encoder_decoder",
+    "tie_word_embeddings",
+    "topk_group",
+    "topk_method",
+    "torch_dtype",
+    "use_sliding_window",
+    "v_head_dim",
+    "vocab_size",
+];
+
 /// Largest size that is read.
 const MAX_SIZE: u64 = 1 << 40;
 
@@ -80,19 +141,14 @@ impl<'a> Config<'a> {
         Ok(Self { source, fields, read: BTreeSet::new(), found: vec![] })
     }
 
-    /// What was wrong, and which fields were not read (E0505).
-    pub(super) fn finish(mut self) -> Vec<Diagnostic> {
-        let unread: Vec<String> = self
-            .fields
-            .keys()
-            .filter(|k| !self.read.contains(*k) && !HARMLESS.contains(&k.as_str()))
-            .cloned()
-            .collect();
+    /// What was wrong, and which fields were not read (E0505); `is_whole` says that the reading
+    /// came to its end.
+    pub(super) fn finish(mut self, is_whole: bool) -> Vec<Diagnostic> {
+        let is_known = |key: &str| {
+            self.read.contains(key) || HARMLESS.contains(&key) || (!is_whole && READ.contains(&key))
+        };
+        let unread: Vec<String> = self.fields.keys().filter(|k| !is_known(k)).cloned().collect();
         for key in unread {
-            // A mistake ends the reading early: what was not read by then may well be known.
-            if self.found.iter().any(|d| d.code != "E0505") {
-                break;
-            }
             let d = Diagnostic::error("E0505", format!("the field `{key}` is not known"));
             let d = self.at(d, &key, "may change what the model computes");
             self.found.push(d.help(
@@ -152,6 +208,7 @@ impl<'a> Config<'a> {
 
     /// The value at a key, which counts as read.
     pub(super) fn value(&mut self, key: &str) -> Option<Value> {
+        debug_assert!(key.contains('.') || READ.contains(&key), "`{key}` is not in `READ`");
         self.read.insert(key.to_owned());
         self.peek(key)
     }
