@@ -4,10 +4,12 @@
 //! is correct for every step.
 
 mod attention;
+mod blocks;
 mod check;
 mod columns;
 mod combine;
 mod elements;
+mod factors;
 mod gather;
 mod gemm;
 mod grouped_gemm;
@@ -15,6 +17,7 @@ mod lanes;
 mod pick;
 mod pointwise;
 mod product;
+mod quantize;
 mod reduce;
 mod rms_norm;
 mod rotary;
@@ -25,6 +28,7 @@ mod top_k;
 mod variant;
 
 use crate::builder::Builder;
+use factors::Factors;
 use moec_ir::kernel::KernelSpec;
 use moec_ir::plan::{Extent, Geometry};
 use moec_ir::{Diagnostic, Dim, Phase, Sizes};
@@ -52,7 +56,16 @@ pub(crate) trait Design {
 pub(crate) fn design(spec: &KernelSpec, step: Step) -> Result<Box<dyn Design>, Diagnostic> {
     check::check(spec)?;
     Ok(match spec {
-        KernelSpec::Gemm { a, w, add, c } => gemm::design(a, w, add.as_ref(), c, step),
+        KernelSpec::Gemm { a, w, add, c } => {
+            gemm::design(Factors::plain(a, w), add.as_ref(), c, step)
+        }
+        KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, block, .. } => {
+            let factors = Factors::scaled([a, a_scale, w, w_scale], *block);
+            gemm::design(factors, add.as_ref(), c, step)
+        }
+        KernelSpec::Quantize { x, q, scale, block, format } => {
+            quantize::design(x, q, scale, *block, *format, step)
+        }
         KernelSpec::Pointwise { inputs, out, code } => pointwise::design(inputs, out, code, step),
         KernelSpec::RmsNorm { x, residual, weight, out, eps } => {
             rms_norm::design(x, residual.as_ref(), weight, out, *eps, step)
@@ -68,7 +81,13 @@ pub(crate) fn design(spec: &KernelSpec, step: Step) -> Result<Box<dyn Design>, D
         KernelSpec::TopK { scores, chosen, groups } => {
             top_k::design(scores, chosen, *groups, step)?
         }
-        KernelSpec::GroupedGemm { a, w, c, top_k } => grouped_gemm::design(a, w, c, *top_k, step),
+        KernelSpec::GroupedGemm { a, w, c, top_k } => {
+            grouped_gemm::design(Factors::plain(a, w), c, *top_k, step)
+        }
+        KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, top_k, block, .. } => {
+            let factors = Factors::scaled([a, a_scale, w, w_scale], *block);
+            grouped_gemm::design(factors, c, *top_k, step)
+        }
         KernelSpec::Combine { y, weight, adds, out } => combine::design(y, weight, adds, out, step),
         KernelSpec::Reduce { x, out, f } => reduce::reduce(x, out, *f, step),
         KernelSpec::Softmax { x, out } => reduce::softmax(x, out, step),

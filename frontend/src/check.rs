@@ -20,7 +20,7 @@ mod sections;
 mod train;
 mod value;
 
-pub use precision::{Fp8, Precision, ScaleFormat};
+pub use precision::{Fp8, Precision};
 pub use sections::{Parallel, Spread, TargetSection};
 pub use train::{AdamW, LossTerm, Train, Update};
 

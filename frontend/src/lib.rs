@@ -30,10 +30,10 @@ mod parse;
 
 pub use ast::Ast;
 pub use check::{
-    AdamW, Fp8, LossTerm, Model, Parallel, Precision, ScaleFormat, Spread, TargetSection, Train,
-    Update, check,
+    AdamW, Fp8, LossTerm, Model, Parallel, Precision, Spread, TargetSection, Train, Update, check,
 };
 pub use format::format;
 pub use import::import;
 pub use lower::lower;
+pub use moec_ir::ScaleFormat;
 pub use parse::parse;

@@ -1,4 +1,4 @@
-//! Element types of tensors.
+//! Element types of tensors, and of the scales that go with FP8.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -59,7 +59,33 @@ impl DType {
     }
 }
 
+/// How the scales of FP8 blocks are stored; both take a float32 in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScaleFormat {
+    /// float32.
+    F32,
+    /// Powers of two, rounded up (DeepSeek-V3.1).
+    Ue8m0,
+}
+
+impl ScaleFormat {
+    /// The name in `.moe` files, in printed graphs and in plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Ue8m0 => "ue8m0",
+        }
+    }
+}
+
 impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for ScaleFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

@@ -7,7 +7,7 @@
 //! `B` as three 32-bit integers.
 
 use crate::graph::{BinaryFn, Groups, ReduceFn, UnaryFn};
-use crate::{DType, Dim, Real};
+use crate::{DType, Dim, Real, ScaleFormat};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -60,6 +60,65 @@ pub enum KernelSpec {
         c: View,
         /// Experts chosen per token.
         top_k: u64,
+    },
+    /// Rounds rows to FP8 with a scale per row and block of columns: `scale = max |x| / 448`
+    /// (divided in float32), 1 for a block of zeros, and `q = x / scale` rounded to nearest even
+    /// and saturated (DeepSeek-V3 3.3.2). A NaN stays one in `q` and does not count for its
+    /// block's scale. Operands: x, q, scale.
+    Quantize {
+        /// `[R, K]`
+        x: View,
+        /// `[R, K]` f8e4m3
+        q: View,
+        /// `[R, ceil(K / block)]` f32; rows a multiple of 4 floats apart, as TMA reads them.
+        scale: View,
+        /// Columns that share a scale.
+        block: u64,
+        /// What scales are rounded to.
+        format: ScaleFormat,
+    },
+    /// [`KernelSpec::Gemm`] of FP8 operands with scales (DeepSeek-V3 3.3.2): `c[b, m, n] = sum_j
+    /// a_scale[b, m, j] * w_scale[b, n / r, j] * sum_(k of block j) a[b, m, k] * w[b, n, k]
+    /// (+ add[b, m, n])`. Operands: a, a_scale, w, w_scale, \[add\], c.
+    ScaledGemm {
+        /// `[batch, M, K]` f8e4m3
+        a: View,
+        /// `[batch, M, ceil(K / columns)]` f32
+        a_scale: View,
+        /// `[batch, N, K]` f8e4m3
+        w: View,
+        /// `[batch, ceil(N / r), ceil(K / columns)]` f32
+        w_scale: View,
+        /// `[batch, M, N]`: added before rounding (a residual), where given.
+        add: Option<View>,
+        /// `[batch, M, N]`
+        c: View,
+        /// Rows `r` and columns of a block of weights; a block of `a` is one row of as many
+        /// columns.
+        block: [u64; 2],
+        /// Products that a tensor core sums before the sum moves to float32 registers.
+        promote_every: u64,
+    },
+    /// [`KernelSpec::GroupedGemm`] of FP8 operands with scales, as [`KernelSpec::ScaledGemm`].
+    /// Operands: a, a_scale, w, w_scale, route, c.
+    ScaledGroupedGemm {
+        /// `[T, k or 1, K]` f8e4m3; of size 1 in the middle where all experts of a token read
+        /// one row.
+        a: View,
+        /// `[T, k or 1, ceil(K / columns)]` f32
+        a_scale: View,
+        /// `[E, N, K]` f8e4m3
+        w: View,
+        /// `[E, ceil(N / r), ceil(K / columns)]` f32
+        w_scale: View,
+        /// `[T, k, N]`
+        c: View,
+        /// Experts chosen per token.
+        top_k: u64,
+        /// Rows `r` and columns of a block of weights.
+        block: [u64; 2],
+        /// Products that a tensor core sums before the sum moves to float32 registers.
+        promote_every: u64,
     },
     /// Sorts the chosen (token, expert) pairs by expert. Operands: chosen, route.
     /// `chosen`: `[T, k]` i32. `route`: i32 `[n_experts + 1 + T * k]`: first the offsets of each
@@ -247,6 +306,9 @@ impl KernelSpec {
         match self {
             Self::Gemm { .. } => "gemm",
             Self::GroupedGemm { .. } => "grouped_gemm",
+            Self::Quantize { .. } => "quantize",
+            Self::ScaledGemm { .. } => "scaled_gemm",
+            Self::ScaledGroupedGemm { .. } => "scaled_grouped_gemm",
             Self::RoutePlan { .. } => "route_plan",
             Self::Combine { .. } => "combine",
             Self::RmsNorm { .. } => "rms_norm",

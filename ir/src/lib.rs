@@ -26,7 +26,7 @@ pub mod target;
 
 pub use diagnostic::{Diagnostic, Label, Severity, Span};
 pub use dim::{Dim, Sizes, Sym};
-pub use dtype::DType;
+pub use dtype::{DType, ScaleFormat};
 pub use graph::{Function, Graph, Node, NodeId, Op, TensorType};
 pub use kernel::KernelSpec;
 pub use plan::{Phase, Plan};

@@ -73,6 +73,17 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
             let route = index(w.shape[0].clone() + Dim::from(1) + pairs);
             vec![read(a), read(w), route, write(c)]
         }
+        KernelSpec::Quantize { x, q, scale, .. } => vec![read(x), write(q), write(scale)],
+        KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, .. } => {
+            let factors = [a, a_scale, w, w_scale].into_iter();
+            factors.chain(add).map(read).chain([write(c)]).collect()
+        }
+        KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, top_k, .. } => {
+            let pairs = c.shape[0].clone() * *top_k;
+            let route = index(w.shape[0].clone() + Dim::from(1) + pairs);
+            let factors = [a, a_scale, w, w_scale].into_iter().map(read);
+            factors.chain([route, write(c)]).collect()
+        }
         KernelSpec::RoutePlan { chosen, n_experts } => {
             let route = Dim::product(&chosen.shape) + Dim::from(n_experts + 1);
             vec![read(chosen), Access { writes: true, ..index(route) }]

@@ -30,8 +30,45 @@ pub(super) fn check(spec: &KernelSpec) -> Result<(), Diagnostic> {
     }
     match spec {
         KernelSpec::Pointwise { inputs, code, .. } => function(inputs.len(), code),
+        KernelSpec::Quantize { q, scale, block, .. } => scaled(family, q, scale, [1, *block]),
+        KernelSpec::ScaledGemm { a, a_scale, w, w_scale, block, .. }
+        | KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, block, .. } => {
+            scaled(family, a, a_scale, [1, block[1]])?;
+            scaled(family, w, w_scale, *block)
+        }
         _ => Ok(()),
     }
+}
+
+/// FP8 numbers whose scales cover their last two axes in blocks of so many rows and columns.
+fn scaled(family: &str, data: &View, scale: &View, block: [u64; 2]) -> Result<(), Diagnostic> {
+    let refuse = |what: String| {
+        let message = format!("a {family} kernel has {what}");
+        Err(Diagnostic::error("E0902", message).help("build the artefact again"))
+    };
+    if data.dtype != DType::F8e4m3 || scale.dtype != DType::F32 {
+        return refuse(format!(
+            "operands of type `{}` with scales of type `{}` where `f8e4m3` and `f32` are needed",
+            data.dtype, scale.dtype
+        ));
+    }
+    let [rows, columns] = block;
+    if block.iter().any(|size| !(1..=i32::MAX as u64).contains(size)) {
+        return refuse(format!("blocks of {rows} x {columns}"));
+    }
+    for (axis, size) in (0..data.shape.len()).rev().zip([columns, rows]) {
+        let covered = match data.shape[axis].constant() {
+            Some(n) => scale.shape[axis].constant() == Some(n.div_ceil(size)),
+            None => size > 1 || scale.shape[axis] == data.shape[axis],
+        };
+        if !covered {
+            return refuse(format!(
+                "{} scales along an axis of {} in blocks of {size}",
+                scale.shape[axis], data.shape[axis]
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A function whose steps refer to inputs and earlier steps only.
@@ -56,6 +93,13 @@ fn views(spec: &KernelSpec) -> Vec<(&View, usize)> {
             [a, w, c].into_iter().chain(add).map(|v| (v, 3)).collect()
         }
         KernelSpec::GroupedGemm { a, w, c, .. } => vec![(a, 3), (w, 3), (c, 3)],
+        KernelSpec::Quantize { x, q, scale, .. } => vec![(x, 2), (q, 2), (scale, 2)],
+        KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, .. } => {
+            [a, a_scale, w, w_scale, c].into_iter().chain(add).map(|v| (v, 3)).collect()
+        }
+        KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, .. } => {
+            [a, a_scale, w, w_scale, c].map(|v| (v, 3)).into()
+        }
         KernelSpec::RoutePlan { chosen, .. } => vec![(chosen, 2)],
         KernelSpec::Combine { y, weight, adds, out } => {
             let rest = [weight, out].into_iter().chain(adds).map(|v| (v, 2));

@@ -5,8 +5,8 @@
 //! of weights for each `k` and multiplies it with one element of each row. The four lanes that
 //! share columns sum up at the end.
 
-use super::product::{Product, RowOut};
-use crate::builder::{Builder, F32, I32, Ptr};
+use super::product::{LONGEST, Product, RowIn, RowOut};
+use crate::builder::{Builder, F32, I32};
 use moec_ir::Sizes;
 
 /// How such a product is divided.
@@ -29,7 +29,7 @@ impl Columns {
     /// For about `rows` rows.
     pub(super) fn new(product: &Product, rows: u64, step: Sizes) -> Self {
         let width = product.w.down;
-        let run = product.a.along(&product.k);
+        let run = product.a.along(&product.k).min(LONGEST);
         let rows = if rows >= 3 { 4 } else { rows.max(1) };
         let lanes = product.n.eval(&step) / width * u64::from(SHARES);
         let threads = lanes.next_multiple_of(32).clamp(32, 128) as u32;
@@ -47,8 +47,8 @@ impl Columns {
         b: &'k Builder<'k>,
         product: &Product,
         column_block: I32<'k>,
-        a: &[Ptr<'k>],
-        w: Ptr<'k>,
+        a: &[RowIn<'k>],
+        w: RowIn<'k>,
         out: &dyn Fn(I32<'k>) -> RowOut<'k>,
     ) {
         let shares = SHARES.cast_signed();
@@ -57,7 +57,7 @@ impl Columns {
         let first = vector * self.width as i32;
         let n = b.size(&product.n);
         // Lanes past the end compute the last columns again and store nothing.
-        let w = w.index(first.min(n - self.width as i32), product.w.row);
+        let w = product.w.row_below(w, first.min(n - self.width as i32));
         let runs = b.size(&product.k) / self.run as i32;
         let zeros = vec![b.f32(0.0); a.len() * self.width as usize];
         let sums = b.for_loop(share, runs, b.i32(SHARES), zeros, |run, sums| {
@@ -83,14 +83,24 @@ impl Columns {
         &self,
         product: &Product,
         first: I32<'k>,
-        a: &[Ptr<'k>],
-        w: Ptr<'k>,
+        a: &[RowIn<'k>],
+        w: RowIn<'k>,
         mut sums: Vec<F32<'k>>,
     ) -> Vec<F32<'k>> {
-        let load =
-            |row: &Ptr<'k>| row.index(first, product.a.column).load(product.a.dtype, self.run);
+        let load = |row: &RowIn<'k>| {
+            let xs = row.data.index(first, product.a.column).load(product.a.dtype, self.run);
+            // One scale each: neither the run nor the columns leave their blocks.
+            let scales = (product.a.scale(row.scale, first), product.w.scale(w.scale, first));
+            match scales {
+                (Some(of_a), Some(of_w)) => {
+                    let scale = of_a * of_w;
+                    xs.into_iter().map(|x| x * scale).collect()
+                }
+                _ => xs,
+            }
+        };
         let rows: Vec<Vec<F32<'k>>> = a.iter().map(load).collect();
-        let w = w.index(first, product.w.column);
+        let w = w.data.index(first, product.w.column);
         for k in 0..self.run {
             let ws = w.add_const(k * product.w.column).load(product.w.dtype, self.width);
             for (sums, xs) in sums.chunks_mut(ws.len()).zip(&rows) {

@@ -1,5 +1,6 @@
-//! `c = a * wᵀ (+ add)`, batched over heads.
+//! `c = a * wᵀ (+ add)`, batched over heads; of plain numbers or of FP8 with scales.
 
+use super::factors::Factors;
 use super::product::{Product, RowOut};
 use super::variant::Variant;
 use super::{Design, Step};
@@ -9,8 +10,7 @@ use moec_ir::kernel::View;
 use moec_ir::plan::Geometry;
 
 struct Gemm {
-    a: View,
-    w: View,
+    factors: Factors,
     add: Option<View>,
     c: View,
     product: Product,
@@ -18,16 +18,14 @@ struct Gemm {
 }
 
 pub(super) fn design(
-    a: &View,
-    w: &View,
+    factors: Factors,
     add: Option<&View>,
     c: &View,
     step: Step,
 ) -> Box<dyn Design> {
-    let product = Product::new(a, w, add, c);
+    let product = Product::new(&factors, add, c);
     let variant = Variant::new(&product, c.shape[1].eval(&step.sizes), step.sizes);
-    let (a, w, add, c) = (a.clone(), w.clone(), add.cloned(), c.clone());
-    Box::new(Gemm { a, w, add, c, product, variant })
+    Box::new(Gemm { factors, add: add.cloned(), c: c.clone(), product, variant })
 }
 
 impl Design for Gemm {
@@ -39,17 +37,17 @@ impl Design for Gemm {
     }
 
     fn operands(&self) -> usize {
-        3 + usize::from(self.add.is_some())
+        self.factors.operands() + 1 + usize::from(self.add.is_some())
     }
 
     fn body<'k>(&self, b: &'k Builder<'k>) {
-        let a = Tensor::operand(b, 0, &self.a).read_only();
-        let w = Tensor::operand(b, 1, &self.w).read_only();
-        let add = self.add.as_ref().map(|view| Tensor::operand(b, 2, view));
+        let factors = self.factors.bind(b);
+        let add_at = self.factors.operands();
+        let add = self.add.as_ref().map(|view| Tensor::operand(b, add_at, view));
         let c = Tensor::operand(b, self.operands() - 1, &self.c);
         let (batch, m) = (b.cta(2), b.size(&self.c.shape[1]));
         let first = b.cta(0) * self.variant.rows() as i32;
-        let row_of_a = |row: I32<'k>| a.at(&[batch, (first + row).min(m - 1)]);
+        let row_of_a = |row: I32<'k>| factors.a.at(&[batch, (first + row).min(m - 1)]);
         let out = |row: I32<'k>| {
             let row = first + row;
             RowOut {
@@ -58,6 +56,7 @@ impl Design for Gemm {
                 add: add.as_ref().map(|add| add.at(&[batch, row])),
             }
         };
-        self.variant.body(b, &self.product, b.cta(1), &row_of_a, w.at(&[batch]), &out);
+        let w = factors.w.at(&[batch]);
+        self.variant.body(b, &self.product, b.cta(1), &row_of_a, w, &out);
     }
 }

@@ -4,6 +4,7 @@
 //! plan's offsets. How many blocks there are is known only on the device, so the grid covers
 //! the worst case and CTAs beyond the last block end at once.
 
+use super::factors::Factors;
 use super::product::{Product, RowOut};
 use super::variant::Variant;
 use super::{Design, Step};
@@ -14,8 +15,7 @@ use moec_ir::kernel::View;
 use moec_ir::plan::Geometry;
 
 struct GroupedGemm {
-    a: View,
-    w: View,
+    factors: Factors,
     c: View,
     top_k: u64,
     experts: u64,
@@ -23,15 +23,14 @@ struct GroupedGemm {
     variant: Variant,
 }
 
-pub(super) fn design(a: &View, w: &View, c: &View, top_k: u64, step: Step) -> Box<dyn Design> {
-    let product = Product::new(a, w, None, c);
-    let experts = w.shape[0].constant().unwrap_or(1).max(1);
+pub(super) fn design(factors: Factors, c: &View, top_k: u64, step: Step) -> Box<dyn Design> {
+    let product = Product::new(&factors, None, c);
+    let experts = factors.w.shape[0].constant().unwrap_or(1).max(1);
     let pairs = c.shape[0].eval(&step.sizes) * top_k;
     // Experts that have rows at all share them; few tokens reach few experts.
     let rows = pairs.div_ceil(experts.min(pairs).max(1));
     let variant = Variant::new(&product, rows, step.sizes);
-    let (a, w, c) = (a.clone(), w.clone(), c.clone());
-    Box::new(GroupedGemm { a, w, c, top_k, experts, product, variant })
+    Box::new(GroupedGemm { factors, c: c.clone(), top_k, experts, product, variant })
 }
 
 /// Rows of one expert, by their places in the sorted list.
@@ -53,14 +52,13 @@ impl Design for GroupedGemm {
     }
 
     fn operands(&self) -> usize {
-        4
+        self.factors.operands() + 2
     }
 
     fn body<'k>(&self, b: &'k Builder<'k>) {
-        let a = Tensor::operand(b, 0, &self.a).read_only();
-        let w = Tensor::operand(b, 1, &self.w).read_only();
-        let route = b.operand(2).read_only();
-        let c = Tensor::operand(b, 3, &self.c);
+        let factors = self.factors.bind(b);
+        let route = b.operand(self.factors.operands()).read_only();
+        let c = Tensor::operand(b, self.operands() - 1, &self.c);
         let rows = self.variant.rows();
         let block = if rows == 1 { self.row(b, route) } else { self.block(b, route, rows) };
         // A row of the block: its token and which of the token's experts this is.
@@ -69,14 +67,14 @@ impl Design for GroupedGemm {
             let pair = route.index(place, 4).load_scalar::<i32>();
             [pair / self.top_k as i32, pair % self.top_k as i32]
         };
-        let row_of_a = |row: I32<'k>| a.at(&pair(row));
+        let row_of_a = |row: I32<'k>| factors.a.at(&pair(row));
         let out = |row: I32<'k>| RowOut {
             exists: (block.first + row).lt(block.end),
             c: c.at(&pair(row)),
             add: None,
         };
         b.if_(block.exists, || {
-            let weights = w.at(&[block.expert]);
+            let weights = factors.w.at(&[block.expert]);
             self.variant.body(b, &self.product, b.cta(1), &row_of_a, weights, &out);
         });
     }

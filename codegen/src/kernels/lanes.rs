@@ -4,7 +4,7 @@
 //! along `k`, multiply-add in registers and sum up at the end. Weights are read once per block
 //! of rows, in 16-byte accesses where their layout allows it.
 
-use super::product::{Product, RowOut};
+use super::product::{Product, RowIn, RowOut, Side};
 use crate::builder::{Builder, F32, I32, Ptr};
 use moec_ir::Sizes;
 
@@ -61,8 +61,8 @@ impl Lanes {
         b: &'k Builder<'k>,
         product: &Product,
         column_block: I32<'k>,
-        a: &[Ptr<'k>],
-        w: Ptr<'k>,
+        a: &[RowIn<'k>],
+        w: RowIn<'k>,
         out: &dyn Fn(I32<'k>) -> RowOut<'k>,
     ) {
         let groups = self.threads / self.group;
@@ -72,8 +72,11 @@ impl Lanes {
         let n = b.size(&product.n);
         // Groups past the end compute the last columns again and store nothing.
         let first_read = first.min(n - self.columns as i32);
-        let w = w.index(first_read, product.w.row);
-        let sums = self.sums(b, product, lane, a, w);
+        let w = Weights {
+            data: product.w.row_below(w, first_read).data,
+            scales: self.scale_rows(product, w, first_read),
+        };
+        let sums = self.sums(b, product, lane, a, &w);
         let exists = first.lt(n);
         // Each group holds its sums spread over its lanes; a lane stores at most one per round.
         let per_round = sums.len().min(self.group as usize);
@@ -96,8 +99,8 @@ impl Lanes {
         b: &'k Builder<'k>,
         product: &Product,
         lane: I32<'k>,
-        a: &[Ptr<'k>],
-        w: Ptr<'k>,
+        a: &[RowIn<'k>],
+        w: &Weights<'k>,
     ) -> Vec<F32<'k>> {
         let zeros = vec![b.f32(0.0); a.len() * self.columns as usize];
         let block =
@@ -127,28 +130,58 @@ impl Lanes {
         b.if_else(vector.lt(b.i32(vectors)), sums.clone(), || block(vector, sums))
     }
 
+    /// Where the scales of the block's columns begin: at one place, where they share them.
+    fn scale_rows<'k>(&self, product: &Product, w: RowIn<'k>, first: I32<'k>) -> Vec<Ptr<'k>> {
+        let Some(scaling) = product.w.scaling else { return vec![] };
+        let shared = scaling.rows.is_multiple_of(self.columns);
+        let columns = if shared { 1 } else { self.columns as i32 };
+        (0..columns).filter_map(|j| product.w.scale_row(w, first + j)).collect()
+    }
+
     /// Adds the products of one vector of each row and column.
     fn multiply<'k>(
         &self,
         product: &Product,
         vector: I32<'k>,
-        a: &[Ptr<'k>],
-        w: Ptr<'k>,
+        a: &[RowIn<'k>],
+        w: &Weights<'k>,
         mut sums: Vec<F32<'k>>,
     ) -> Vec<F32<'k>> {
         let width = product.width;
-        let load = |row: Ptr<'k>, side: &super::product::Side| {
+        let load = |row: Ptr<'k>, side: &Side| {
             row.index(vector, width * side.column).load(side.dtype, width)
         };
-        let columns: Vec<Vec<F32<'k>>> =
-            (0..self.columns).map(|j| load(w.add_const(j * product.w.row), &product.w)).collect();
-        for (i, &row) in a.iter().enumerate() {
-            let xs = load(row, &product.a);
-            for (j, ws) in columns.iter().enumerate() {
-                let sum = &mut sums[i * columns.len() + j];
-                *sum = xs.iter().zip(ws).fold(*sum, |sum, (&x, &y)| x.fma(y, sum));
+        let columns: Vec<Vec<F32<'k>>> = (0..self.columns)
+            .map(|j| load(w.data.add_const(j * product.w.row), &product.w))
+            .collect();
+        // The first of the vector's elements: all have one scale.
+        let k = vector * width as i32;
+        let scale_of_w = |&row: &Ptr<'k>| product.w.scale(Some(row), k);
+        let scales: Vec<F32<'k>> = w.scales.iter().filter_map(scale_of_w).collect();
+        for (i, row) in a.iter().enumerate() {
+            let xs = load(row.data, &product.a);
+            let sums = &mut sums[i * columns.len()..][..columns.len()];
+            let Some(scale) = product.a.scale(row.scale, k) else {
+                for (sum, ws) in sums.iter_mut().zip(&columns) {
+                    *sum = xs.iter().zip(ws).fold(*sum, |sum, (&x, &y)| x.fma(y, sum));
+                }
+                continue;
+            };
+            let scales: Vec<F32<'k>> = scales.iter().map(|&s| s * scale).collect();
+            for (j, (sum, ws)) in sums.iter_mut().zip(&columns).enumerate() {
+                let first = xs[0] * ws[0];
+                let part = xs.iter().zip(ws).skip(1).fold(first, |sum, (&x, &y)| x.fma(y, sum));
+                *sum = part.fma(scales[j % scales.len()], *sum);
             }
         }
         sums
     }
+}
+
+/// The weights of a block's columns.
+struct Weights<'k> {
+    /// The first column's first element.
+    data: Ptr<'k>,
+    /// The first scale of each column, or of all; none where weights have no scales.
+    scales: Vec<Ptr<'k>>,
 }

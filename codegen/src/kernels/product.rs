@@ -1,6 +1,7 @@
 //! What the matrix products have in common: how their operands lie along rows and columns.
 
-use crate::builder::{Bool, F32, Ptr};
+use super::factors::Factors;
+use crate::builder::{Bool, F32, I32, Ptr};
 use crate::tensor::vector_width;
 use moec_ir::kernel::View;
 use moec_ir::{DType, Dim};
@@ -33,6 +34,30 @@ pub(super) struct Side {
     width: u64,
     /// Elements of a column that can be accessed at once.
     pub(super) down: u64,
+    /// How its scales lie, where it has some.
+    pub(super) scaling: Option<Scaling>,
+}
+
+/// How the scales of a matrix lie: a float32 per block of rows and columns.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scaling {
+    /// Rows of a block.
+    pub(super) rows: u64,
+    /// Columns of a block.
+    columns: u64,
+    /// Bytes between rows of scales.
+    row: u64,
+    /// Bytes between scales of a row.
+    column: u64,
+}
+
+/// A row of a factor.
+#[derive(Clone, Copy)]
+pub(super) struct RowIn<'k> {
+    /// Its first element.
+    pub(super) data: Ptr<'k>,
+    /// Its first scale, where the factor has scales.
+    pub(super) scale: Option<Ptr<'k>>,
 }
 
 /// The same matrices with rows and columns exchanged.
@@ -69,14 +94,51 @@ impl Side {
             row: stride(last - 1),
             column: stride(last),
             width: vector_width(view),
-            down: vector_width(&transposed(view)),
+            down: vector_width(&transposed(view)).min(LONGEST),
+            scaling: None,
         }
     }
 
-    /// How many elements of a row of `k` are read at once: divides `k`.
+    /// The same with a scale per block of so many rows and columns.
+    fn scaled(self, scale: &View, [rows, columns]: [u64; 2]) -> Self {
+        let Self { row, column, .. } = Self::new(scale);
+        // Elements that are read at once have one scale: their number, a power of two, divides
+        // the block.
+        let down = self.down.min(1 << rows.trailing_zeros());
+        Self { down, scaling: Some(Scaling { rows, columns, row, column }), ..self }
+    }
+
+    /// How many elements of a row of `k` are read at once: divides `k` and blocks.
     pub(super) fn along(&self, k: &Dim) -> u64 {
-        let fits = |&width: &u64| k.div_exact(width).is_some() && self.reads(width);
-        [8, 4, 2].into_iter().find(fits).unwrap_or(1)
+        let longest = if self.dtype.bytes() == 1 { View::ALIGN } else { LONGEST };
+        let fits = |&width: &u64| {
+            width <= longest
+                && k.div_exact(width).is_some()
+                && self.scaling.is_none_or(|s| s.columns.is_multiple_of(width))
+                && self.reads(width)
+        };
+        [16, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
+    }
+
+    /// The row `index` rows below.
+    pub(super) fn row_below<'k>(&self, from: RowIn<'k>, index: I32<'k>) -> RowIn<'k> {
+        let data = from.data.index(index, self.row);
+        RowIn { data, scale: self.scale_row(from, index) }
+    }
+
+    /// The first scale of the row `index` rows below.
+    pub(super) fn scale_row<'k>(&self, from: RowIn<'k>, index: I32<'k>) -> Option<Ptr<'k>> {
+        let (scaling, first) = self.scaling.zip(from.scale)?;
+        Some(match scaling.rows {
+            1 => first.index(index, scaling.row),
+            rows => first.index(index / divisor(rows), scaling.row),
+        })
+    }
+
+    /// The scale of column `k`; `scales` is the first of the row.
+    pub(super) fn scale<'k>(&self, scales: Option<Ptr<'k>>, k: I32<'k>) -> Option<F32<'k>> {
+        let (scaling, first) = self.scaling.zip(scales)?;
+        Some(first.index(k / divisor(scaling.columns), scaling.column).load_scalar())
     }
 
     /// Whether `width` elements of a row can be read at once, in accesses of 16 bytes or less.
@@ -85,12 +147,25 @@ impl Side {
     }
 }
 
+/// Elements of a vector at most, but for FP8: 16 bytes of bfloat16.
+pub(super) const LONGEST: u64 = 8;
+
+/// A block's size as a divisor of indices, which are below 2^31.
+fn divisor(size: u64) -> i32 {
+    i32::try_from(size).unwrap_or(i32::MAX)
+}
+
 impl Product {
     /// From views whose last two axes are the matrices' rows and columns.
-    pub(super) fn new(a: &View, w: &View, add: Option<&View>, c: &View) -> Self {
+    pub(super) fn new(factors: &Factors, add: Option<&View>, c: &View) -> Self {
+        let Factors { a, w, scales } = factors;
         let k = w.shape[w.shape.len() - 1].clone();
         let n = w.shape[w.shape.len() - 2].clone();
-        let (a, w) = (Side::new(a), Side::new(w));
+        let (mut a, mut w) = (Side::new(a), Side::new(w));
+        if let Some(scales) = scales {
+            a = a.scaled(&scales.a, [1, scales.block[1]]);
+            w = w.scaled(&scales.w, scales.block);
+        }
         let width = a.along(&k).min(w.along(&k));
         Self { k, n, a, w, add: add.map(Side::new), c: Side::new(c), width }
     }
@@ -102,12 +177,7 @@ impl Product {
     }
 
     /// Stores consecutive results of one row, from column `at` on, where `column_exists`.
-    pub(super) fn store<'k>(
-        &self,
-        row: RowOut<'k>,
-        at: crate::builder::I32<'k>,
-        values: &[F32<'k>],
-    ) {
+    pub(super) fn store<'k>(&self, row: RowOut<'k>, at: I32<'k>, values: &[F32<'k>]) {
         let width = values.len() as u64;
         let c = row.c.index(at, self.c.column);
         let added = match (self.add, row.add) {

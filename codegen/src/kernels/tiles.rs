@@ -2,9 +2,10 @@
 //!
 //! A CTA computes a tile of results. For each slice of `k` it converts a tile of `a` and one of
 //! `w` to float32 in shared memory, `k` outermost, so that a thread reads the operands of its
-//! block in vectors: 3 reads for 32 multiply-adds at the largest size.
+//! block in vectors: 3 reads for 32 multiply-adds at the largest size. FP8 elements are multiplied
+//! with their block's scale on the way.
 
-use super::product::{Product, RowOut, Side};
+use super::product::{LONGEST, Product, RowIn, RowOut, Side};
 use crate::builder::{Builder, F32, I32, Ptr};
 use moec_ir::{DType, Sizes};
 
@@ -56,19 +57,19 @@ impl Tile {
         b: &'k Builder<'k>,
         product: &Product,
         column_block: I32<'k>,
-        a: &dyn Fn(I32<'k>) -> Ptr<'k>,
-        w: Ptr<'k>,
+        a: &dyn Fn(I32<'k>) -> RowIn<'k>,
+        w: RowIn<'k>,
         out: &dyn Fn(I32<'k>) -> RowOut<'k>,
     ) {
         let n = b.size(&product.n);
         let first = column_block * self.columns as i32;
-        let way_of_w = match product.w.along(&product.k) {
+        let way_of_w = match product.w.along(&product.k).min(LONGEST) {
             1 if product.reads_down() => Way::Down(product.w.down),
             width => Way::Along(width),
         };
         let rows_at_once = way_of_w.rows() as i32;
-        let w_row = |row: I32<'k>| w.index((first + row).min(n - rows_at_once), product.w.row);
-        let way_of_a = Way::Along(product.a.along(&product.k));
+        let w_row = |row: I32<'k>| product.w.row_below(w, (first + row).min(n - rows_at_once));
+        let way_of_a = Way::Along(product.a.along(&product.k).min(LONGEST));
         let a = Filled::new(b, self.rows, way_of_a, product.a, a);
         let w = Filled::new(b, self.columns, way_of_w, product.w, &w_row);
         let across = (self.columns / self.block_columns) as i32;
@@ -172,8 +173,8 @@ struct Filled<'k> {
 
 /// A vector of a tile: where it comes from and where it goes.
 struct Part<'k> {
-    /// The (first) row's first element.
-    row: Ptr<'k>,
+    /// The (first) row.
+    row: RowIn<'k>,
     /// The vector's place along `k` within the slice.
     k: I32<'k>,
     to: Ptr<'k>,
@@ -187,7 +188,7 @@ impl<'k> Filled<'k> {
         rows: u64,
         way: Way,
         side: Side,
-        row_at: &dyn Fn(I32<'k>) -> Ptr<'k>,
+        row_at: &dyn Fn(I32<'k>) -> RowIn<'k>,
     ) -> Self {
         let shared = b.shared_memory(SLICE * pitch(rows));
         let (across, depth) = (rows / way.rows(), way.depth());
@@ -209,7 +210,14 @@ impl<'k> Filled<'k> {
         let count = self.way.rows() * self.way.depth();
         let read = |part: &Part<'k>| {
             let k = from + part.k;
-            let load = || part.row.index(k, self.side.column).load(self.side.dtype, count);
+            let load = || {
+                let at = part.row.data.index(k, self.side.column);
+                let values = at.load(self.side.dtype, count);
+                match self.side.scale(part.row.scale, k) {
+                    None => values,
+                    Some(scale) => values.into_iter().map(|v| v * scale).collect(),
+                }
+            };
             let inside = match (end.map(|end| k.lt(end)), part.busy) {
                 (Some(within), Some(busy)) => Some(within & busy),
                 (within, busy) => within.or(busy),

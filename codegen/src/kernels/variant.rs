@@ -2,9 +2,9 @@
 
 use super::columns::Columns;
 use super::lanes::Lanes;
-use super::product::{Product, RowOut};
+use super::product::{Product, RowIn, RowOut};
 use super::tiles::Tile;
-use crate::builder::{Builder, I32, Ptr};
+use crate::builder::{Builder, I32};
 use moec_ir::Sizes;
 
 /// A division of a product among CTAs, each of which computes a block of rows and columns.
@@ -60,16 +60,15 @@ impl Variant {
         }
     }
 
-    /// The code of one block. `a` gives the first element of a row of the block (of any row,
-    /// where that does not exist), `w` is the first element of the weights' first row, `out`
-    /// says where a row of results goes. All threads of the CTA must come here.
+    /// The code of one block. `a` gives a row of the block (any row, where that does not exist),
+    /// `w` is the weights' first row, `out` says where a row of results goes. All threads of the CTA must come here.
     pub(super) fn body<'k>(
         &self,
         b: &'k Builder<'k>,
         product: &Product,
         column_block: I32<'k>,
-        a: &dyn Fn(I32<'k>) -> Ptr<'k>,
-        w: Ptr<'k>,
+        a: &dyn Fn(I32<'k>) -> RowIn<'k>,
+        w: RowIn<'k>,
         out: &dyn Fn(I32<'k>) -> RowOut<'k>,
     ) {
         let rows = |n: u64| (0..n).map(|i| a(b.i32(i))).collect::<Vec<_>>();

@@ -3,7 +3,7 @@
 use super::Checker;
 use super::eval::{Frame, nearest};
 use crate::ast::{Ident, Member, Setting, Word};
-use moec_ir::{DType, Diagnostic, Span};
+use moec_ir::{DType, Diagnostic, ScaleFormat, Span};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -63,15 +63,6 @@ pub struct Fp8 {
     pub scales: ScaleFormat,
     /// Where the file asks for it.
     pub span: Span,
-}
-
-/// How the scales of FP8 blocks are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ScaleFormat {
-    /// float32.
-    F32,
-    /// Powers of two, rounded up (DeepSeek-V3.1).
-    Ue8m0,
 }
 
 const SETTINGS: [&str; 4] = ["storage", "f32", "keep", "linear"];

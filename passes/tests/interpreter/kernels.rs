@@ -1,6 +1,6 @@
 //! The kernels, one function each.
 
-use super::Access;
+use super::{Access, scaled};
 use moec_ir::KernelSpec;
 use moec_ir::graph::Op;
 use moec_ir::graph::eval::{Context, Tensor, eval_op};
@@ -11,6 +11,15 @@ pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
     match spec {
         KernelSpec::Gemm { a, w, add, c } => gemm(m, a, w, add.as_ref(), c),
         KernelSpec::GroupedGemm { a, w, c, top_k } => grouped(m, a, w, c, *top_k as usize),
+        KernelSpec::Quantize { x, q, scale, block, format } => {
+            scaled::quantize(m, x, q, scale, *block as usize, *format);
+        }
+        KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, block, .. } => {
+            scaled::gemm(m, [a, a_scale, w, w_scale], add.as_ref(), c, *block);
+        }
+        KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, top_k, block, .. } => {
+            scaled::grouped(m, [a, a_scale, w, w_scale], c, *top_k as usize, *block);
+        }
         KernelSpec::RoutePlan { chosen, n_experts } => route(m, chosen, *n_experts as usize),
         KernelSpec::Combine { y, weight, adds, out } => combine(m, y, weight, adds, out),
         KernelSpec::RmsNorm { x, residual, weight, out, eps } => {
@@ -42,7 +51,7 @@ pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
 }
 
 /// Calls with every index of a shape.
-fn each(shape: &[usize], mut f: impl FnMut(&[usize])) {
+pub(super) fn each(shape: &[usize], mut f: impl FnMut(&[usize])) {
     let mut index = vec![0; shape.len()];
     for at in 0..shape.iter().product() {
         let mut rest: usize = at;

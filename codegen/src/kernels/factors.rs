@@ -1,0 +1,77 @@
+//! The factors of a matrix product: two matrices and, where they are FP8, the scales of their
+//! blocks (DeepSeek-V3 3.3.2).
+
+use super::product::RowIn;
+use crate::builder::{Builder, I32};
+use crate::tensor::Tensor;
+use moec_ir::kernel::View;
+
+/// The factors as a spec describes them.
+#[derive(Clone, Debug)]
+pub(super) struct Factors {
+    pub(super) a: View,
+    pub(super) w: View,
+    pub(super) scales: Option<Scales>,
+}
+
+/// Where the scales of FP8 factors lie.
+#[derive(Clone, Debug)]
+pub(super) struct Scales {
+    /// A scale per row of `a` and block of columns.
+    pub(super) a: View,
+    /// A scale per block of `w`.
+    pub(super) w: View,
+    /// Rows and columns of a block of `w`; a block of `a` is one row of as many columns.
+    pub(super) block: [u64; 2],
+}
+
+impl Factors {
+    /// Factors that are numbers as they stand.
+    pub(super) fn plain(a: &View, w: &View) -> Self {
+        Self { a: a.clone(), w: w.clone(), scales: None }
+    }
+
+    /// FP8 factors; views in the order of their operands: a, its scales, w, its scales.
+    pub(super) fn scaled([a, a_scale, w, w_scale]: [&View; 4], block: [u64; 2]) -> Self {
+        let scales = Scales { a: a_scale.clone(), w: w_scale.clone(), block };
+        Self { scales: Some(scales), ..Self::plain(a, w) }
+    }
+
+    /// How many operands these are: the kernel's first.
+    pub(super) fn operands(&self) -> usize {
+        if self.scales.is_some() { 4 } else { 2 }
+    }
+
+    /// The operands of the kernel under construction.
+    pub(super) fn bind<'k>(&self, b: &'k Builder<'k>) -> Bound<'k> {
+        let operand = |i: usize, view: &View| Tensor::operand(b, i, view).read_only();
+        let matrix = |i: usize, view: &View, scale: Option<&View>| Matrix {
+            data: operand(i, view),
+            scale: scale.map(|scale| operand(i + 1, scale)),
+        };
+        let scales = self.scales.as_ref();
+        Bound {
+            a: matrix(0, &self.a, scales.map(|s| &s.a)),
+            w: matrix(self.operands() / 2, &self.w, scales.map(|s| &s.w)),
+        }
+    }
+}
+
+/// The factors in the kernel under construction.
+pub(super) struct Bound<'k> {
+    pub(super) a: Matrix<'k>,
+    pub(super) w: Matrix<'k>,
+}
+
+/// A matrix and its scales.
+pub(super) struct Matrix<'k> {
+    data: Tensor<'k>,
+    scale: Option<Tensor<'k>>,
+}
+
+impl<'k> Matrix<'k> {
+    /// The row of that index; row 0 of the matrix where the index of the row is left out.
+    pub(super) fn at(&self, index: &[I32<'k>]) -> RowIn<'k> {
+        RowIn { data: self.data.at(index), scale: self.scale.as_ref().map(|s| s.at(index)) }
+    }
+}

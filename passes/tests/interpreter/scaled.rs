@@ -1,0 +1,85 @@
+//! FP8 and its block-scaled products.
+
+use super::Access;
+use super::kernels::each;
+use moec_ir::ScaleFormat;
+use moec_ir::kernel::View;
+
+/// The nearest e4m3 number, ties to even, saturated.
+fn e4m3(x: f64) -> f64 {
+    let exponent = x.abs().log2().floor().max(-6.0);
+    let unit = (exponent - 3.0).exp2();
+    if x.is_nan() { x } else { ((x / unit).round_ties_even() * unit).clamp(-448.0, 448.0) }
+}
+
+pub fn quantize(
+    m: &mut Access<'_>,
+    x: &View,
+    q: &View,
+    scale: &View,
+    block: usize,
+    format: ScaleFormat,
+) {
+    let columns = m.sizes(x)[1];
+    each(&m.sizes(scale), |i| {
+        let of_block = i[1] * block..((i[1] + 1) * block).min(columns);
+        let values: Vec<f64> = of_block.clone().map(|k| m.get(0, x, &[i[0], k])).collect();
+        let greatest = values.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+        let factor = match format {
+            _ if greatest == 0.0 => 1.0,
+            ScaleFormat::F32 => greatest / 448.0,
+            ScaleFormat::Ue8m0 => (greatest / 448.0).log2().ceil().exp2(),
+        };
+        m.set(2, scale, i, factor);
+        for (k, v) in of_block.zip(values) {
+            m.set(1, q, &[i[0], k], e4m3(v / factor));
+        }
+    });
+}
+
+/// A row of `a` times a row of `w`, whose scales are operands 1 and 3.
+fn inner(
+    m: &Access<'_>,
+    [a, a_scale, w, w_scale]: [&View; 4],
+    [i, n]: [[usize; 2]; 2],
+    block: [u64; 2],
+) -> f64 {
+    let [rows, columns] = block.map(|n| n as usize);
+    let product = |k: usize| {
+        let of_a = m.get(0, a, &[i[0], i[1], k]) * m.get(1, a_scale, &[i[0], i[1], k / columns]);
+        let scale_row = n[1] / rows;
+        let of_w =
+            m.get(2, w, &[n[0], n[1], k]) * m.get(3, w_scale, &[n[0], scale_row, k / columns]);
+        of_a * of_w
+    };
+    (0..m.sizes(a)[2]).map(product).sum()
+}
+
+pub fn gemm(
+    m: &mut Access<'_>,
+    factors: [&View; 4],
+    add: Option<&View>,
+    c: &View,
+    block: [u64; 2],
+) {
+    each(&m.sizes(c), |i| {
+        let sum = inner(m, factors, [[i[0], i[1]], [i[0], i[2]]], block);
+        let more = add.map_or(0.0, |add| m.get(4, add, i));
+        m.set(4 + usize::from(add.is_some()), c, i, sum + more);
+    });
+}
+
+pub fn grouped(m: &mut Access<'_>, factors: [&View; 4], c: &View, top_k: usize, block: [u64; 2]) {
+    let (experts, shared) = (m.sizes(factors[2])[0], m.sizes(factors[0])[1] == 1);
+    for e in 0..experts {
+        for at in m.plain(4, e) as usize..m.plain(4, e + 1) as usize {
+            let row = m.plain(4, experts + 1 + at) as usize;
+            let (t, j) = (row / top_k, row % top_k);
+            for n in 0..m.sizes(c)[2] {
+                let from = if shared { 0 } else { j };
+                let sum = inner(m, factors, [[t, from], [e, n]], block);
+                m.set(5, c, &[t, j, n], sum);
+            }
+        }
+    }
+}
