@@ -12,4 +12,5 @@ mod numerics {
     pub(crate) mod products;
     pub(crate) mod routing;
     pub(crate) mod rows;
+    pub(crate) mod scaled;
 }

@@ -2,9 +2,11 @@
 
 mod attention;
 mod routing;
+mod scaled;
 
 pub(crate) use attention::attentions;
 pub(crate) use routing::{route_plans, top_ks};
+pub(crate) use scaled::{quantizations, scaled_experts, scaled_gemms};
 
 use moec_ir::graph::{BinaryFn, ReduceFn, UnaryFn};
 use moec_ir::kernel::{KernelSpec, Scalar, View};
@@ -345,6 +347,9 @@ pub(crate) fn all() -> Vec<Case> {
         attentions,
         top_ks,
         route_plans,
+        quantizations,
+        scaled_gemms,
+        scaled_experts,
     ];
     families.into_iter().flat_map(|family| family()).collect()
 }

@@ -29,6 +29,28 @@ impl Random {
     }
 }
 
+/// The number of an e4m3 code (OCP 8-bit floating point specification 1.0, section 5).
+fn e4m3(code: u8) -> f64 {
+    let (exponent, fraction) = (i32::from(code >> 3 & 15), f64::from(code & 7));
+    let magnitude = match (code & 0x7f, exponent) {
+        (0x7f, _) => f64::NAN,
+        (_, 0) => fraction * 2.0_f64.powi(-9),
+        _ => (8.0 + fraction) * 2.0_f64.powi(exponent - 10),
+    };
+    if code < 0x80 { magnitude } else { -magnitude }
+}
+
+/// The code of the nearest e4m3 number, of two the even code; saturated.
+pub(crate) fn e4m3_code(value: f64) -> u8 {
+    if value.is_nan() {
+        return 0x7f;
+    }
+    let distance = |code: &u8| (e4m3(*code) - value.abs().min(448.0)).abs();
+    let nearer = |p: &u8, q: &u8| distance(p).total_cmp(&distance(q)).then((p & 1).cmp(&(q & 1)));
+    let code = (0..0x7f).min_by(nearer).unwrap_or(0);
+    if value.is_sign_negative() { code | 0x80 } else { code }
+}
+
 /// An operand: its elements in memory, gaps between them included.
 #[derive(Clone, Debug)]
 pub(crate) struct Array {
@@ -107,8 +129,14 @@ impl Array {
             DType::I32 => i32::from_le_bytes(at[..4].try_into().unwrap()).into(),
             DType::Bf16 => bf16::from_le_bytes(at[..2].try_into().unwrap()).into(),
             DType::F16 => f16::from_le_bytes(at[..2].try_into().unwrap()).into(),
+            DType::F8e4m3 => e4m3(at[0]),
             other => panic!("no numbers of type {other} in these tests"),
         }
+    }
+
+    /// The bits of an 8-bit element.
+    pub(crate) fn code(&self, index: &[u64]) -> u8 {
+        self.bytes[self.place(index)]
     }
 
     /// Sets an element, rounded to the element type.
@@ -123,6 +151,7 @@ impl Array {
             DType::F16 => {
                 self.bytes[at..at + 2].copy_from_slice(&f16::from_f64(value).to_le_bytes());
             }
+            DType::F8e4m3 => self.bytes[at] = e4m3_code(value),
             other => panic!("no numbers of type {other} in these tests"),
         }
     }

@@ -6,18 +6,18 @@ use moec_ir::Sizes;
 use moec_ir::kernel::{KernelSpec, View};
 
 /// Products of more multiply-adds than this are left to the assembler's test.
-const LARGEST: u64 = 20_000_000;
+pub(crate) const LARGEST: u64 = 20_000_000;
 
-fn sizes(tokens: u64) -> Sizes {
+pub(crate) fn sizes(tokens: u64) -> Sizes {
     Sizes { tokens, past: tokens, sequences: 1 }
 }
 
-fn volume(view: &View, tokens: u64) -> u64 {
+pub(crate) fn volume(view: &View, tokens: u64) -> u64 {
     view.shape.iter().map(|d| d.eval(&sizes(tokens))).product()
 }
 
 /// Token counts a kernel is run with: the one it was designed for, and others.
-fn tokens_of(case: &Case) -> Vec<u64> {
+pub(crate) fn tokens_of(case: &Case) -> Vec<u64> {
     let mut tokens = vec![case.tokens, 1, 13, 70];
     tokens.dedup();
     tokens
@@ -69,7 +69,7 @@ fn gemm_is_a_times_w_transposed_plus_add() {
 }
 
 /// A route plan made on the host, with experts drawn at random from the first `used`.
-fn route(pairs: u64, experts: u64, used: u64, random: &mut Random) -> (Vec<u64>, Array) {
+pub(crate) fn route(pairs: u64, experts: u64, used: u64, random: &mut Random) -> (Vec<u64>, Array) {
     let chosen: Vec<u64> = (0..pairs).map(|_| random.below(used)).collect();
     let before = |e: u64| chosen.iter().filter(|&&c| c < e).count() as i32;
     let mut plan: Vec<i32> = (0..=experts).map(before).collect();
