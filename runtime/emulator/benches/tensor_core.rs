@@ -2,7 +2,6 @@
 //! Elements are floating-point operations (two per multiply-add).
 
 #![allow(missing_docs, reason = "criterion's macros make functions without")]
-#![allow(missing_docs, reason = "criterion's macros make functions without")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use moec_emulator::{Accumulation, Arg, Device, DeviceConfig, LaunchConfig, Module};
