@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Logits(LogitsArgs),
     /// Continues a prompt.
     Generate(GenerateArgs),
+    /// Measures what FP8 products lose in each linear map.
+    Numerics(NumericsArgs),
     /// Runs one kernel on the emulator, as a JSON file describes.
     Emulate(EmulateArgs),
     /// Lists the optimizer's rules, for `--without-rule`.
@@ -233,12 +235,39 @@ pub(crate) struct LogitsArgs {
     pub(crate) output: PathBuf,
 }
 
-/// How generated text is printed.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  moec numerics tiny.moe --weights tiny
+  moec numerics tiny.moe --weights tiny --ids ids.safetensors --format json
+
+The model is evaluated in float64. Each linear map's operands are then quantised to e4m3, and the
+quantised product is added up as tensor cores would: exactly, as Hopper does, and in the 22-bit
+and 14-bit registers of the literature (DeepSeek-V3 3.5.2; ISCA 2025, \"Insights into
+DeepSeek-V3\", 3.1.1), moved to float32 after so many products or never. Errors are relative (L2)
+to the float64 product of the same quantised operands, over a sample of the results.")]
+pub(crate) struct NumericsArgs {
+    /// The model.
+    #[arg(value_name = "M.moe", value_hint = ValueHint::FilePath)]
+    pub(crate) model: PathBuf,
+    /// Folder of the checkpoint.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) weights: PathBuf,
+    /// File with the tensor `input_ids`, of which the first sequence is read; 64 tokens spread
+    /// over the vocabulary if not given.
+    #[arg(long, value_name = "FILE.safetensors", value_hint = ValueHint::FilePath)]
+    pub(crate) ids: Option<PathBuf>,
+    /// A table, or JSON.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+/// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// The prompt and its continuation, as it comes; token ids where there is no tokenizer.
+    /// For people.
     Text,
-    /// `{"ids": [..], "text": ".."}` of the continuation; text is null without a tokenizer.
+    /// For programs.
     Json,
 }
 
@@ -280,7 +309,8 @@ pub(crate) struct GenerateArgs {
     /// Goes on after an end-of-text token.
     #[arg(long)]
     pub(crate) ignore_eos: bool,
-    /// How to print.
+    /// `text`: prompt and continuation as they come, token ids where there is no tokenizer;
+    /// `json`: `{"ids": [..], "text": ".."}` of the continuation.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }

@@ -5,6 +5,7 @@ mod emulate;
 mod generate;
 mod import;
 mod logits;
+mod numerics;
 mod source;
 
 pub(crate) use build::{build, explain, rules};
@@ -12,4 +13,5 @@ pub(crate) use emulate::emulate;
 pub(crate) use generate::generate;
 pub(crate) use import::import;
 pub(crate) use logits::logits;
+pub(crate) use numerics::numerics;
 pub(crate) use source::{check, fmt};

@@ -60,7 +60,7 @@ pub(crate) fn with_engine<T>(
 }
 
 /// The graph of a `.moe` file.
-fn graph(path: &Path) -> Result<Graph, Failure> {
+pub(crate) fn graph(path: &Path) -> Result<Graph, Failure> {
     if path.is_dir() {
         let message =
             format!("`{}` is not a `.moe` file; the reference device needs one", path.display());

@@ -11,13 +11,14 @@
 //! assert_eq!(rows.eval(&moec_ir::Sizes { tokens: 3, past: 3, sequences: 1 }), 24);
 //! ```
 //!
-//! In reading order: [`dim`] and [`dtype`] (what a tensor's type is made of), [`graph`]
+//! In reading order: [`dim`], [`dtype`] and [`e4m3`] (what a tensor's type is made of), [`graph`]
 //! (the mathematics), [`kernel`] (what one launch can compute), [`plan`] (the program of
 //! launches), [`target`] (the machine), [`diagnostic`] (how mistakes are told).
 
 pub mod diagnostic;
 pub mod dim;
 pub mod dtype;
+pub mod e4m3;
 pub mod graph;
 pub mod kernel;
 pub mod plan;

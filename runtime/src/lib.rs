@@ -20,12 +20,13 @@
 //!
 //! In reading order: [`artefact`] and [`weights`] (what is loaded), [`device`] (what runs
 //! it), [`engine`] and [`session`] (how a model is stepped), [`reference`](mod@reference) (the same in
-//! float64, without kernels), [`tokenizer`], [`sampling`] and [`generate`](mod@generate) (text).
+//! float64, without kernels), [`numerics`](mod@numerics) (what FP8 loses), [`tokenizer`], [`sampling`] and [`generate`](mod@generate) (text).
 
 pub mod artefact;
 pub mod device;
 pub mod engine;
 pub mod generate;
+pub mod numerics;
 pub mod reference;
 pub mod sampling;
 pub mod session;
@@ -37,6 +38,7 @@ pub use device::Device;
 pub use engine::{Engine, Rows, SequenceId};
 pub use generate::generate;
 pub use moec_ir::Phase;
+pub use numerics::numerics;
 pub use reference::Reference;
 pub use sampling::{Sampler, Sampling};
 pub use session::Session;

@@ -4,7 +4,7 @@ use crate::engine::{Engine, Rows, SequenceId, check_batch, too_long};
 use crate::weights::{Demand, param_tensors, to_f64};
 use crate::{Checkpoint, Phase, Result, fail};
 use moec_ir::graph::Param;
-use moec_ir::graph::eval::{Evaluator, Tensor};
+use moec_ir::graph::eval::{Evaluator, Observed, Tensor};
 use moec_ir::{Diagnostic, Dim, Graph};
 use std::collections::BTreeMap;
 
@@ -37,6 +37,33 @@ impl<'a> Reference<'a> {
         };
         Ok(Self { graph, checkpoint, vocab, sequences: BTreeMap::new(), next_sequence: 0 })
     }
+
+    /// Evaluates `main` on one sequence and shows every operation with its operands.
+    ///
+    /// # Errors
+    /// E1201 to E1204 where the tokens do not fit, E1207 where the graph cannot be evaluated.
+    pub fn observe(
+        &mut self,
+        tokens: &[u32],
+        observe: &mut dyn FnMut(&Observed<'_>),
+    ) -> Result<()> {
+        let id = self.open(tokens.len() as u64)?;
+        check_batch(&[(id, tokens)], self.vocab)?;
+        let Some(mut sequence) = self.sequences.remove(&id) else { return Ok(()) };
+        evaluate(&mut sequence.evaluator, tokens, observe).map(|_| ())
+    }
+}
+
+fn evaluate(
+    evaluator: &mut Evaluator<'_>,
+    tokens: &[u32],
+    observe: &mut dyn FnMut(&Observed<'_>),
+) -> Result<Vec<Tensor>> {
+    let data = tokens.iter().map(|&t| f64::from(t)).collect();
+    let ids = Tensor { shape: vec![tokens.len()], data };
+    evaluator.run_observed("main", &[ids], observe).or_else(|e| {
+        fail(Diagnostic::error("E1207", format!("the graph cannot be evaluated: {e}")))
+    })
 }
 
 /// The width of what `main` returns first.
@@ -105,13 +132,7 @@ impl Engine for Reference<'_> {
             if needed > sequence.capacity {
                 return too_long(needed, sequence.capacity, "the sequence was opened for");
             }
-            let ids = Tensor {
-                shape: vec![tokens.len()],
-                data: tokens.iter().map(|&t| f64::from(t)).collect(),
-            };
-            let outputs = sequence.evaluator.run("main", &[ids]).or_else(|e| {
-                fail(Diagnostic::error("E1207", format!("the graph cannot be evaluated: {e}")))
-            })?;
+            let outputs = evaluate(&mut sequence.evaluator, tokens, &mut |_| {})?;
             let logits = &outputs[0].data;
             let from = match rows {
                 Rows::All => 0,

@@ -9,17 +9,18 @@ use moec_runtime::Rows;
 use moec_runtime::weights::tensor_from_file;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use std::path::Path;
 
 /// Token ids of equally long sequences.
-struct Ids {
+pub(super) struct Ids {
     /// Whether the file has an axis of sequences.
     batched: bool,
-    sequences: Vec<Vec<u32>>,
+    pub(super) sequences: Vec<Vec<u32>>,
 }
 
 /// Computes logits in one prefill of all sequences.
 pub(crate) fn logits(args: &LogitsArgs) -> Result<(), Failure> {
-    let ids = read_ids(args)?;
+    let ids = read_ids(&args.ids)?;
     let job = Job {
         phases: &[Phase::Prefill],
         sequences: ids.sequences.len() as u64,
@@ -44,10 +45,11 @@ pub(crate) fn logits(args: &LogitsArgs) -> Result<(), Failure> {
     output::write_to(Some(&args.output), &file)
 }
 
-fn read_ids(args: &LogitsArgs) -> Result<Ids, Failure> {
-    let (dtype, shape, bytes) = tensor_from_file(&args.ids, "input_ids")?;
+/// Reads the tensor `input_ids`.
+pub(super) fn read_ids(path: &Path) -> Result<Ids, Failure> {
+    let (dtype, shape, bytes) = tensor_from_file(path, "input_ids")?;
     let wrong =
-        |why: String| Failure::Message(format!("`input_ids` in `{}` {why}", args.ids.display()));
+        |why: String| Failure::Message(format!("`input_ids` in `{}` {why}", path.display()));
     let ids: Vec<i64> = match dtype {
         Dtype::I32 => bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect(),
         Dtype::I64 => bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),

@@ -11,7 +11,7 @@ mod tensor;
 pub use ops::eval_op;
 pub use tensor::Tensor;
 
-use super::{Function, Graph, Op, Param};
+use super::{Function, Graph, Node, Op, Param};
 use std::collections::BTreeMap;
 
 /// What an operation may know of the step beside its operands.
@@ -21,6 +21,19 @@ pub struct Context {
     pub past: usize,
     /// Tokens of this step.
     pub tokens: usize,
+}
+
+/// An operation about to be evaluated.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    /// The function that it stands in.
+    pub function: &'a Function,
+    /// The layer whose parameters are used.
+    pub layer: Option<u64>,
+    /// The operation.
+    pub node: &'a Node,
+    /// The values of its operands.
+    pub operands: &'a [&'a Tensor],
 }
 
 /// Evaluates a model on one sequence, remembering its caches between runs.
@@ -71,6 +84,20 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// A sentence naming the function and node that could not be evaluated.
     pub fn run(&mut self, entry: &str, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+        self.run_observed(entry, inputs, &mut |_| {})
+    }
+
+    /// As [`Evaluator::run`]; `observe` sees the operands of every operation before it is
+    /// evaluated.
+    ///
+    /// # Errors
+    /// As of [`Evaluator::run`].
+    pub fn run_observed(
+        &mut self,
+        entry: &str,
+        inputs: &[Tensor],
+        observe: &mut dyn FnMut(&Observed<'_>),
+    ) -> Result<Vec<Tensor>, String> {
         let graph = self.graph;
         let entry = graph.entry(entry).ok_or_else(|| format!("there is no entry `{entry}`"))?;
         let tokens = inputs.first().and_then(|t| t.shape.first()).copied().unwrap_or(0);
@@ -90,7 +117,11 @@ impl<'a> Evaluator<'a> {
                     self.caches.remove(&key).unwrap_or_else(|| Tensor::empty_rows(empty))
                 })
                 .collect();
-            let outputs = eval_function(function, &inputs, &params, &mut caches, context)?;
+            let mut observe = |node: &Node, operands: &[&Tensor]| {
+                observe(&Observed { function, layer: step.layer, node, operands });
+            };
+            let outputs =
+                eval_nodes(function, (&inputs, &params), &mut caches, context, &mut observe)?;
             for (i, cache) in caches.into_iter().enumerate() {
                 self.caches.insert((step.function, i, step.layer), cache);
             }
@@ -112,6 +143,16 @@ pub fn eval_function(
     params: &[&Tensor],
     caches: &mut [Tensor],
     context: Context,
+) -> Result<Vec<Tensor>, String> {
+    eval_nodes(function, (inputs, params), caches, context, &mut |_, _| {})
+}
+
+fn eval_nodes(
+    function: &Function,
+    (inputs, params): (&[&Tensor], &[&Tensor]),
+    caches: &mut [Tensor],
+    context: Context,
+    observe: &mut dyn FnMut(&Node, &[&Tensor]),
 ) -> Result<Vec<Tensor>, String> {
     let mut last_use: Vec<usize> = vec![0; function.nodes.len()];
     for (at, node) in function.nodes.iter().enumerate() {
@@ -138,7 +179,10 @@ pub fn eval_function(
                 Op::Input(i) if last_use[at] == usize::MAX => inputs.get(*i).map(|t| (*t).clone()),
                 Op::Param(_) | Op::Input(_) => None,
                 Op::Cache(i) => caches.get(*i).cloned(),
-                op => Some(eval_op(op, &operands, &node.ty.shape, context).map_err(place)?),
+                op => {
+                    observe(node, &operands);
+                    Some(eval_op(op, &operands, &node.ty.shape, context).map_err(place)?)
+                }
             }
         };
         if let (Op::Append, Some(rows)) = (&node.op, &value)

@@ -59,5 +59,5 @@ pub use error::Error;
 pub use fault::{Fault, FaultKind};
 pub use launch::{Arg, LaunchConfig, LaunchReport};
 pub use module::Module;
-pub use tensor_core::Accumulation;
+pub use tensor_core::{Accumulation, multiply_e4m3};
 pub use tma::{Interleave, MapElement, Swizzle, TensorMap};

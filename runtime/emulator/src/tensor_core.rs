@@ -6,6 +6,7 @@
 //! which registers hold them, see [`panel`].
 
 pub(crate) mod accumulate;
+mod chain;
 pub(crate) mod descriptor;
 pub(crate) mod element;
 pub(crate) mod fragments;
@@ -17,5 +18,6 @@ mod wide;
 
 pub use accumulate::Accumulation;
 pub(crate) use accumulate::{Rule, multiply_add, multiply_add_integers};
+pub use chain::multiply_e4m3;
 pub(crate) use element::{Accumulator, Element};
 pub(crate) use panel::{Panel, padded};
