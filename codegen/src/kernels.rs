@@ -16,10 +16,12 @@ mod grouped_gemm;
 mod lanes;
 mod pick;
 mod pointwise;
+mod pointwise_quantize;
 mod product;
 mod quantize;
 mod reduce;
 mod rms_norm;
+mod rms_norm_quantize;
 mod rotary;
 mod route_plan;
 mod rows;
@@ -64,11 +66,22 @@ pub(crate) fn design(spec: &KernelSpec, step: Step) -> Result<Box<dyn Design>, D
             gemm::design(factors, add.as_ref(), c, step)
         }
         KernelSpec::Quantize { x, q, scale, block, format } => {
-            quantize::design(x, q, scale, *block, *format, step)
+            let to = quantize::To { out: None, q, scale, block: *block, format: *format };
+            quantize::design(x, to, step)
         }
         KernelSpec::Pointwise { inputs, out, code } => pointwise::design(inputs, out, code, step),
         KernelSpec::RmsNorm { x, residual, weight, out, eps } => {
             rms_norm::design(x, residual.as_ref(), weight, out, *eps, step)
+        }
+        KernelSpec::RmsNormQuantize { x, residual, weight, out, q, scale, eps, block, format } => {
+            let normed =
+                rms_norm_quantize::Normed { x, residual: residual.as_ref(), weight, eps: *eps };
+            let to = quantize::To { out: out.as_ref(), q, scale, block: *block, format: *format };
+            rms_norm_quantize::design(normed, to, step)
+        }
+        KernelSpec::PointwiseQuantize { inputs, out, q, scale, code, block, format } => {
+            let to = quantize::To { out: out.as_ref(), q, scale, block: *block, format: *format };
+            pointwise_quantize::design(inputs, code, to, step)
         }
         KernelSpec::Gather { table, out } => gather::gather(table, out, step),
         KernelSpec::Scatter { x, table } => gather::scatter(x, table, step),

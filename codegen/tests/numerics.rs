@@ -10,6 +10,7 @@ mod numerics {
     pub(crate) mod elements;
     pub(crate) mod machine;
     pub(crate) mod products;
+    pub(crate) mod quantized;
     pub(crate) mod routing;
     pub(crate) mod rows;
     pub(crate) mod scaled;

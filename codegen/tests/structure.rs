@@ -84,11 +84,70 @@ fn elements_are_moved_16_bytes_at_a_time_where_the_layout_allows_it() {
             ["ld.global.nc.v4.b32", "ld.global.v4.b32"].iter().any(|l| ptx(&case).contains(l));
         match case.name {
             "decode bf16 7168" | "prefill bf16" | "norm 7168" | "swiglu" | "combine v3"
-            | "gather embedding" => assert!(wide, "{}", case.name),
-            "decode odd" | "norm odd" | "gather odd" => assert!(!wide, "{}", case.name),
+            | "gather embedding" | "quantize v3" | "swiglu to fp8" | "norm to fp8 7168"
+            | "fp8 decode 7168" => assert!(wide, "{}", case.name),
+            "decode odd" | "norm odd" | "gather odd" | "fp8 decode odd" => {
+                assert!(!wide, "{}", case.name)
+            }
             _ => {}
         }
     }
+}
+
+#[test]
+fn fp8_is_converted_in_pairs() {
+    let target = Target::named("h800").unwrap();
+    for case in cases::all() {
+        let wanted = match &case.spec {
+            KernelSpec::ScaledGemm { .. } | KernelSpec::ScaledGroupedGemm { .. } => {
+                "cvt.rn.f16x2.e4m3x2 "
+            }
+            KernelSpec::Quantize { .. }
+            | KernelSpec::RmsNormQuantize { .. }
+            | KernelSpec::PointwiseQuantize { .. } => "cvt.rn.satfinite.e4m3x2.f32 ",
+            _ => continue,
+        };
+        let options = Options::default();
+        let code = generate_kernel(&case.spec, case.step(), &target, "kernel", options).unwrap();
+        assert!(code.ptx.contains(wanted), "{}", case.name);
+    }
+}
+
+#[test]
+fn scales_that_do_not_cover_their_numbers_are_refused() {
+    let target = Target::named("h800").unwrap();
+    let case = cases::scaled_gemms().into_iter().find(|c| c.name == "fp8 decode ends").unwrap();
+    let step = case.step();
+    let code = |change: &dyn Fn(&mut KernelSpec)| {
+        let mut spec = case.spec.clone();
+        change(&mut spec);
+        let code = generate_kernel(&spec, step, &target, "kernel", Options::default());
+        code.err().map(|mistake| mistake.code)
+    };
+    assert_eq!(code(&|_| {}), None);
+    let refused = |change: &dyn Fn(&mut KernelSpec)| {
+        assert_eq!(code(change), Some("E0902"));
+    };
+    refused(&|spec| {
+        let KernelSpec::ScaledGemm { block, .. } = spec else { panic!() };
+        block[0] = 0;
+    });
+    refused(&|spec| {
+        let KernelSpec::ScaledGemm { block, .. } = spec else { panic!() };
+        block[1] = 64;
+    });
+    refused(&|spec| {
+        let KernelSpec::ScaledGemm { w, .. } = spec else { panic!() };
+        w.dtype = DType::Bf16;
+    });
+    refused(&|spec| {
+        let KernelSpec::ScaledGemm { a_scale, .. } = spec else { panic!() };
+        a_scale.dtype = DType::Bf16;
+    });
+    refused(&|spec| {
+        let KernelSpec::ScaledGemm { w_scale, .. } = spec else { panic!() };
+        w_scale.shape[1] = 1.into();
+    });
 }
 
 #[test]

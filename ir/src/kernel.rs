@@ -165,6 +165,47 @@ pub enum KernelSpec {
         /// The function, in single-assignment order; the last is the result.
         code: Vec<Scalar>,
     },
+    /// [`KernelSpec::RmsNorm`] whose result is quantised as by [`KernelSpec::Quantize`], from
+    /// float32: it is not rounded in between. Operands: x, \[residual, sum\], weight, \[out\], q,
+    /// scale.
+    RmsNormQuantize {
+        /// `[R, H, N]`
+        x: View,
+        /// Residual read and sum written, both `[R, H, N]`, where the addition is fused.
+        residual: Option<(View, View)>,
+        /// `[N]`
+        weight: View,
+        /// `[R, H, N]`: the result in another type as well, where something else reads it.
+        out: Option<View>,
+        /// `[R, H, N]` f8e4m3
+        q: View,
+        /// `[R, H, ceil(N / block)]` f32
+        scale: View,
+        /// Added to the mean of squares.
+        eps: Real,
+        /// Columns that share a scale.
+        block: u64,
+        /// What scales are rounded to.
+        format: ScaleFormat,
+    },
+    /// [`KernelSpec::Pointwise`] whose result is quantised as by [`KernelSpec::Quantize`], from
+    /// float32: it is not rounded in between. Operands: inputs.., \[out\], q, scale.
+    PointwiseQuantize {
+        /// Inputs, broadcast by zero strides.
+        inputs: Vec<View>,
+        /// The result in another type as well, where something else reads it.
+        out: Option<View>,
+        /// The result: f8e4m3, of any rank.
+        q: View,
+        /// f32, as `q` but for the last axis: `ceil(K / block)` of its `K`.
+        scale: View,
+        /// The function, in single-assignment order; the last is the result.
+        code: Vec<Scalar>,
+        /// Columns that share a scale.
+        block: u64,
+        /// What scales are rounded to.
+        format: ScaleFormat,
+    },
     /// The last axis reduced. Operands: x, out.
     Reduce {
         /// `[R, N]`
@@ -313,6 +354,8 @@ impl KernelSpec {
             Self::Combine { .. } => "combine",
             Self::RmsNorm { .. } => "rms_norm",
             Self::Pointwise { .. } => "pointwise",
+            Self::RmsNormQuantize { .. } => "rms_norm_quantize",
+            Self::PointwiseQuantize { .. } => "pointwise_quantize",
             Self::Reduce { .. } => "reduce",
             Self::Softmax { .. } => "softmax",
             Self::Rotary { .. } => "rotary",

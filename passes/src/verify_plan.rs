@@ -99,6 +99,15 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
         KernelSpec::Pointwise { inputs, out, .. } => {
             inputs.iter().map(read).chain([write(out)]).collect()
         }
+        KernelSpec::RmsNormQuantize { x, residual, weight, out, q, scale, .. } => {
+            let residual = residual.iter().flat_map(|(r, s)| [read(r), write(s)]);
+            let results = out.iter().chain([q, scale]).map(write);
+            [read(x)].into_iter().chain(residual).chain([read(weight)]).chain(results).collect()
+        }
+        KernelSpec::PointwiseQuantize { inputs, out, q, scale, .. } => {
+            let results = out.iter().chain([q, scale]).map(write);
+            inputs.iter().map(read).chain(results).collect()
+        }
         KernelSpec::Reduce { x, out, .. } | KernelSpec::Softmax { x, out } => {
             vec![read(x), write(out)]
         }

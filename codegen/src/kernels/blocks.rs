@@ -6,7 +6,7 @@ use moec_ir::plan::Geometry;
 use moec_ir::{Dim, Sizes};
 
 /// Elements that a lane keeps in registers at most.
-const HELD: u64 = 64;
+pub(super) const HELD: u64 = 64;
 /// Threads of a CTA at most.
 const THREADS: u64 = 128;
 
@@ -59,16 +59,35 @@ impl Blocks {
         let per_cta = self.threads.cast_signed() / group;
         let linear = b.cta(0) * per_cta + b.thread() / group;
         let total = b.size(&Dim::product(&self.shape));
-        // Groups past the end take the last block again, for their warp's sake, and store nothing.
-        let mut rest = linear.min(total - 1);
+        let mut rest = linear;
         let mut index = Vec::new();
         for (axis, size) in self.shape.iter().enumerate().rev() {
             let size = b.size(size);
             index.insert(0, if axis == 0 { rest } else { rest % size });
             rest = rest / size;
         }
-        let lane = b.thread() % group;
-        body(Block { b, blocks: self, index, exists: linear.lt(total), lane });
+        body(self.block(b, index, Some(linear.lt(total)), b.thread() % group));
+    }
+
+    /// The block of an index, for one lane of its group; whether it exists, where that is open.
+    pub(super) fn block<'k>(
+        &self,
+        b: &'k Builder<'k>,
+        index: Vec<I32<'k>>,
+        exists: Option<Bool<'k>>,
+        lane: I32<'k>,
+    ) -> Block<'k, '_> {
+        Block { b, blocks: self, index, exists, lane }
+    }
+
+    /// Lanes of a block: a power of two, at most a warp.
+    pub(super) fn group(&self) -> u32 {
+        self.group
+    }
+
+    /// Elements of a block that a lane holds.
+    pub(super) fn per_lane(&self) -> u64 {
+        (self.block / self.width).div_ceil(self.group.into()) * self.width
     }
 }
 
@@ -78,7 +97,7 @@ pub(super) struct Block<'k, 'r> {
     b: &'k Builder<'k>,
     blocks: &'r Blocks,
     index: Vec<I32<'k>>,
-    exists: Bool<'k>,
+    exists: Option<Bool<'k>>,
     lane: I32<'k>,
 }
 
@@ -95,15 +114,17 @@ type Load<'k, 'r> = Box<dyn Fn(&[I32<'k>]) -> Vec<F32<'k>> + 'r>;
 impl<'k, 'r> Block<'k, 'r> {
     /// Calls `f` in one lane, with the block's index.
     pub(super) fn once(&self, f: impl FnOnce(&[I32<'k>])) {
-        let first = self.lane.eq(self.b.i32(0)) & self.exists;
+        let first = self.lane.eq(self.b.i32(0));
+        let first = self.exists.map_or(first, |exists| first & exists);
         self.b.if_(first, || f(&self.index));
     }
 
     /// The block's elements, which `load` reads a vector at a time.
     pub(super) fn values(&self, load: impl Fn(&[I32<'k>]) -> Vec<F32<'k>> + 'r) -> Values<'k, 'r> {
-        let vectors = (self.blocks.block / self.blocks.width).div_ceil(self.blocks.group.into());
-        let held = (vectors * self.blocks.width <= HELD).then(|| {
-            (0..vectors).map(|part| self.read(self.part(part), &load)).collect::<Vec<_>>()
+        let held = (self.blocks.per_lane() <= HELD).then(|| {
+            (0..self.blocks.per_lane() / self.blocks.width)
+                .map(|part| self.read(self.part(part), &load))
+                .collect::<Vec<_>>()
         });
         Values { block: self.clone(), held, load: Box::new(load) }
     }
@@ -124,10 +145,8 @@ impl<'k, 'r> Block<'k, 'r> {
         let within =
             (!block.is_multiple_of(width * u64::from(*group))).then(|| at.lt(b.i32(*block)));
         let before_end = columns.div_exact(*block).is_none().then(|| last.lt(b.size(columns)));
-        let inside = match (within, before_end) {
-            (Some(p), Some(q)) => Some(p & q),
-            (p, q) => p.or(q),
-        };
+        let tests = [within, before_end, self.exists].into_iter().flatten();
+        let inside = tests.reduce(|p, q| p & q);
         (index, inside)
     }
 
@@ -142,32 +161,48 @@ impl<'k, 'r> Block<'k, 'r> {
     }
 }
 
-impl<'k> Values<'k, '_> {
+impl<'k: 'r, 'r> Values<'k, 'r> {
+    /// Folds this lane's elements of the block; zeros stand for those that do not exist.
+    pub(super) fn fold(&self, init: F32<'k>, f: impl Fn(F32<'k>, F32<'k>) -> F32<'k>) -> F32<'k> {
+        let Block { b, blocks, .. } = self.block;
+        let Some(parts) = &self.held else {
+            let (end, step) = (b.i32(blocks.block / blocks.width), b.i32(blocks.group));
+            return b.for_loop(self.block.lane, end, step, init, |vector, acc| {
+                self.block.read(vector, &self.load).into_iter().fold(acc, &f)
+            });
+        };
+        parts.iter().flatten().copied().fold(init, f)
+    }
+
+    /// A function of each vector: of its index and its elements.
+    pub(super) fn map(
+        self,
+        f: impl Fn(&[I32<'k>], Vec<F32<'k>>) -> Vec<F32<'k>> + 'r,
+    ) -> Values<'k, 'r> {
+        let Self { block, held, load } = self;
+        let mapped = |(part, values): (usize, Vec<F32<'k>>)| {
+            let read = |index: &[I32<'k>]| f(index, values.clone());
+            block.read(block.part(part as u64), &read)
+        };
+        let held = held.map(|parts| parts.into_iter().enumerate().map(mapped).collect());
+        Values { block, held, load: Box::new(move |index| f(index, load(index))) }
+    }
+
     /// The greatest magnitude of the block, in every lane of its group; NaN does not count.
     pub(super) fn greatest(&self) -> F32<'k> {
-        let Block { b, blocks, .. } = self.block;
-        let most = |most: F32<'k>, values: &[F32<'k>]| {
-            values.iter().fold(most, |most, v| most.max(v.abs()))
-        };
-        let own = match &self.held {
-            Some(parts) => parts.iter().fold(b.f32(0.0), |m, values| most(m, values)),
-            None => {
-                let (end, step) = (b.i32(blocks.block / blocks.width), b.i32(blocks.group));
-                b.for_loop(self.block.lane, end, step, b.f32(0.0), |vector, m| {
-                    most(m, &self.block.read(vector, &self.load))
-                })
-            }
-        };
-        own.across(blocks.group, F32::max)
+        let own = self.fold(self.block.b.f32(0.0), |most, v| most.max(v.abs()));
+        own.across(self.block.blocks.group, F32::max)
     }
 
     /// Calls `f` for each of this lane's vectors that exist: its index and its elements.
     pub(super) fn each(&self, f: impl Fn(&[I32<'k>], &[F32<'k>])) {
-        let Block { b, blocks, exists, .. } = self.block;
+        let Block { b, blocks, .. } = self.block;
         let visit = |vector: I32<'k>, values: &dyn Fn(&[I32<'k>]) -> Vec<F32<'k>>| {
             let (index, inside) = self.block.place(vector);
-            let inside = inside.map_or(exists, |inside| inside & exists);
-            b.if_(inside, || f(&index, &values(&index)));
+            match inside {
+                None => f(&index, &values(&index)),
+                Some(inside) => b.if_(inside, || f(&index, &values(&index))),
+            }
         };
         let Some(parts) = &self.held else {
             let (end, step) = (b.i32(blocks.block / blocks.width), b.i32(blocks.group));

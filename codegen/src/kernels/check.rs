@@ -30,7 +30,14 @@ pub(super) fn check(spec: &KernelSpec) -> Result<(), Diagnostic> {
     }
     match spec {
         KernelSpec::Pointwise { inputs, code, .. } => function(inputs.len(), code),
-        KernelSpec::Quantize { q, scale, block, .. } => scaled(family, q, scale, [1, *block]),
+        KernelSpec::PointwiseQuantize { inputs, q, scale, code, block, .. } => {
+            function(inputs.len(), code)?;
+            scaled(family, q, scale, [1, *block])
+        }
+        KernelSpec::Quantize { q, scale, block, .. }
+        | KernelSpec::RmsNormQuantize { q, scale, block, .. } => {
+            scaled(family, q, scale, [1, *block])
+        }
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, block, .. }
         | KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, block, .. } => {
             scaled(family, a, a_scale, [1, block[1]])?;
@@ -114,6 +121,15 @@ fn views(spec: &KernelSpec) -> Vec<(&View, usize)> {
             // No axes is as wrong as a different number.
             let rank = out.shape.len().max(1);
             inputs.iter().chain([out]).map(|v| (v, rank)).collect()
+        }
+        KernelSpec::RmsNormQuantize { x, residual, weight, out, q, scale, .. } => {
+            let kept = residual.iter().flat_map(|(r, s)| [r, s]);
+            let rows = [x, q, scale].into_iter().chain(out).chain(kept).map(|v| (v, 3));
+            [(weight, 1)].into_iter().chain(rows).collect()
+        }
+        KernelSpec::PointwiseQuantize { inputs, out, q, scale, .. } => {
+            let rank = q.shape.len().max(1);
+            inputs.iter().chain(out).chain([q, scale]).map(|v| (v, rank)).collect()
         }
         KernelSpec::Reduce { x, out, .. } | KernelSpec::Softmax { x, out } => {
             vec![(x, 2), (out, 2)]

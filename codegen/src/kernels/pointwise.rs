@@ -98,7 +98,7 @@ impl Design for Pointwise {
 }
 
 /// The function's value for one element of each input.
-fn evaluate<'k>(b: &'k Builder<'k>, code: &[Scalar], inputs: &[F32<'k>]) -> F32<'k> {
+pub(super) fn evaluate<'k>(b: &'k Builder<'k>, code: &[Scalar], inputs: &[F32<'k>]) -> F32<'k> {
     let mut steps: Vec<F32<'k>> = Vec::with_capacity(code.len());
     for scalar in code {
         let value = match *scalar {

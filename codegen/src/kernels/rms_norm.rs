@@ -95,7 +95,7 @@ impl Design for RmsNorm {
 }
 
 /// Adds, stores the sums and returns them as they were rounded.
-fn add_and_keep<'k>(
+pub(super) fn add_and_keep<'k>(
     sum: &Tensor<'k>,
     index: &[crate::builder::I32<'k>],
     values: &[F32<'k>],

@@ -79,8 +79,10 @@ pub(super) struct Row<'k> {
     pub(super) b: &'k Builder<'k>,
     /// Which row.
     pub(super) index: I32<'k>,
-    thread: I32<'k>,
-    threads: u32,
+    /// Which of its team's threads.
+    pub(super) thread: I32<'k>,
+    /// How many those are: a multiple of 32.
+    pub(super) threads: u32,
     width: u64,
     vectors: I32<'k>,
     constant: Option<u64>,

@@ -6,7 +6,9 @@ mod scaled;
 
 pub(crate) use attention::attentions;
 pub(crate) use routing::{route_plans, top_ks};
-pub(crate) use scaled::{quantizations, scaled_experts, scaled_gemms};
+pub(crate) use scaled::{
+    norm_quantizations, pointwise_quantizations, quantizations, scaled_experts, scaled_gemms,
+};
 
 use moec_ir::graph::{BinaryFn, ReduceFn, UnaryFn};
 use moec_ir::kernel::{KernelSpec, Scalar, View};
@@ -348,6 +350,8 @@ pub(crate) fn all() -> Vec<Case> {
         top_ks,
         route_plans,
         quantizations,
+        norm_quantizations,
+        pointwise_quantizations,
         scaled_gemms,
         scaled_experts,
     ];

@@ -2,8 +2,9 @@
 
 use super::{Case, dense, t};
 use moec_ir::DType::{self, Bf16, F8e4m3, F16, F32};
-use moec_ir::kernel::{KernelSpec, View};
-use moec_ir::{Dim, ScaleFormat};
+use moec_ir::graph::{BinaryFn, UnaryFn};
+use moec_ir::kernel::{KernelSpec, Scalar, View};
+use moec_ir::{Dim, Real, ScaleFormat};
 
 /// Scales of rows: as dense as rows that are a multiple of 4 apart can be.
 fn row_scales(rows: &[Dim], columns: u64, block: u64) -> View {
@@ -47,6 +48,85 @@ pub(crate) fn quantizations() -> Vec<Case> {
         quantize("quantize blocks of 32", 4, 96, 32, F32, Ue8m0),
         quantize("quantize each number", 2, 5, 1, Bf16, Any),
         Case { name: "quantize strided", spec: strided, tokens: 5 },
+    ]
+}
+
+pub(crate) fn norm_quantizations() -> Vec<Case> {
+    use ScaleFormat::{F32 as Any, Ue8m0};
+    let norm = |name, tokens, [heads, n, block]: [u64; 3], fused, kept, dtype, format| {
+        let x = || dense(dtype, &[None, Some(heads), Some(n)]);
+        let spec = KernelSpec::RmsNormQuantize {
+            x: x(),
+            residual: if fused { Some((x(), x())) } else { None },
+            weight: dense(dtype, &[Some(n)]),
+            out: if kept { Some(x()) } else { None },
+            q: dense(F8e4m3, &[None, Some(heads), Some(n)]),
+            scale: row_scales(&[t(), heads.into()], n, block),
+            eps: Real(1e-6),
+            block,
+            format,
+        };
+        Case { name, spec, tokens }
+    };
+    vec![
+        norm("norm to fp8 7168", 1, [1, 7168, 128], true, false, Bf16, Any),
+        norm("norm to fp8 and bf16", 40, [1, 1536, 128], true, true, Bf16, Any),
+        norm("norm to fp8 512", 9, [1, 512, 128], false, false, Bf16, Ue8m0),
+        norm("norm to fp8 heads", 3, [4, 128, 64], false, true, Bf16, Any),
+        norm("norm to fp8 short end", 5, [1, 1000, 128], false, false, F16, Any),
+        norm("norm to fp8 odd", 5, [1, 77, 16], true, true, F32, Any),
+        norm("norm to fp8 odd long", 2, [1, 3001, 128], true, false, Bf16, Ue8m0),
+        norm("norm to fp8 beyond registers", 2, [1, 40000, 128], true, true, Bf16, Any),
+        norm("norm to fp8 long blocks", 2, [1, 9000, 4096], true, false, F32, Any),
+        norm("norm to fp8 by row", 3, [1, 7168, 7168], false, false, Bf16, Any),
+    ]
+}
+
+pub(crate) fn pointwise_quantizations() -> Vec<Case> {
+    use ScaleFormat::{F32 as Any, Ue8m0};
+    let swiglu = || {
+        vec![
+            Scalar::Input(0),
+            Scalar::Input(1),
+            Scalar::Unary(UnaryFn::Silu, 0),
+            Scalar::Binary(BinaryFn::Mul, 2, 1),
+        ]
+    };
+    // Gate and up lie next to each other in a row.
+    let gated = |name, tokens, experts: u64, n: u64, block: u64, kept: bool, format| {
+        let shape = [t(), experts.into(), n.into()];
+        let half = |at: u64| View {
+            align: if (at * n * 2).is_multiple_of(16) { 16 } else { 2 },
+            ..View::new(Bf16, shape.clone(), [2 * n * experts, 2 * n, 1])
+        };
+        let rows = |dtype| dense(dtype, &[None, Some(experts), Some(n)]);
+        let spec = KernelSpec::PointwiseQuantize {
+            inputs: vec![half(0), half(1)],
+            out: kept.then(|| rows(Bf16)),
+            q: rows(F8e4m3),
+            scale: row_scales(&[t(), experts.into()], n, block),
+            code: swiglu(),
+            block,
+            format,
+        };
+        Case { name, spec, tokens }
+    };
+    let broadcast = KernelSpec::PointwiseQuantize {
+        inputs: vec![dense(F32, &[None, Some(90)]), View::new(Bf16, [t(), 90.into()], [0, 1])],
+        out: None,
+        q: View { align: 2, ..View::new(F8e4m3, [t(), 90.into()], [94, 1]) },
+        scale: row_scales(&[t()], 90, 32),
+        code: vec![Scalar::Input(0), Scalar::Input(1), Scalar::Binary(BinaryFn::Add, 0, 1)],
+        block: 32,
+        format: Ue8m0,
+    };
+    vec![
+        gated("swiglu to fp8", 3, 1, 2048, 128, false, Any),
+        gated("swiglu to fp8 experts", 2, 8, 256, 128, true, Any),
+        gated("swiglu to fp8 short end", 7, 3, 360, 128, false, Ue8m0),
+        gated("swiglu to fp8 odd", 5, 1, 37, 16, true, Any),
+        gated("swiglu to fp8 long blocks", 2, 1, 5000, 4096, true, Any),
+        Case { name: "sum to fp8", spec: broadcast, tokens: 4 },
     ]
 }
 

@@ -40,7 +40,7 @@ fn binary(f: BinaryFn, x: f64, y: f64) -> f64 {
 }
 
 /// The function's value and the greatest magnitude on the way there.
-fn evaluate(code: &[Scalar], inputs: &[f64]) -> (f64, f64) {
+pub(crate) fn evaluate(code: &[Scalar], inputs: &[f64]) -> (f64, f64) {
     let mut steps: Vec<f64> = Vec::new();
     for scalar in code {
         steps.push(match *scalar {

@@ -104,7 +104,7 @@ fn routes_are_sorted_by_expert_and_stable() {
             panic!("{}", case.name)
         };
         let all = *n_experts;
-        let most = if case.name == "route v3 many" { 16384 } else { 400 };
+        let most = if case.name == "route v3 many" { 16384 } else { 500 };
         for (tokens, used) in [(1, all), (case.tokens, all), (333, 3), (65, 1), (most, all)] {
             let mut random = Random(tokens);
             let mut chosen = Array::poisoned(view, &sizes(tokens));

@@ -8,7 +8,7 @@ use moec_ir::kernel::KernelSpec;
 
 /// Error of the float32 arithmetic, relative to the result: sums of up to 40,000 terms in
 /// parts, one approximate instruction.
-const ERROR: f64 = 2e-6;
+pub(crate) const ERROR: f64 = 2e-6;
 
 fn sizes(tokens: u64) -> Sizes {
     Sizes { tokens, past: tokens, sequences: 1 }

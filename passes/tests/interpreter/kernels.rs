@@ -5,6 +5,7 @@ use moec_ir::KernelSpec;
 use moec_ir::graph::Op;
 use moec_ir::graph::eval::{Context, Tensor, eval_op};
 use moec_ir::kernel::{Scalar, View};
+use std::collections::BTreeMap;
 
 /// Executes a kernel on its operands.
 pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
@@ -12,7 +13,8 @@ pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
         KernelSpec::Gemm { a, w, add, c } => gemm(m, a, w, add.as_ref(), c),
         KernelSpec::GroupedGemm { a, w, c, top_k } => grouped(m, a, w, c, *top_k as usize),
         KernelSpec::Quantize { x, q, scale, block, format } => {
-            scaled::quantize(m, x, q, scale, *block as usize, *format);
+            let to = scaled::To { out: None, q, scale, block: *block as usize, format: *format };
+            scaled::quantize(m, 1, &to, |m, i| m.get(0, x, i));
         }
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, block, .. } => {
             scaled::gemm(m, [a, a_scale, w, w_scale], add.as_ref(), c, *block);
@@ -24,6 +26,18 @@ pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
         KernelSpec::Combine { y, weight, adds, out } => combine(m, y, weight, adds, out),
         KernelSpec::RmsNorm { x, residual, weight, out, eps } => {
             rms_norm(m, x, residual.as_ref(), weight, out, eps.0);
+        }
+        KernelSpec::RmsNormQuantize { x, residual, weight, out, q, scale, eps, block, format } => {
+            let to =
+                scaled::To { out: out.as_ref(), q, scale, block: *block as usize, format: *format };
+            let rows = norms(m, x, residual.as_ref(), weight, eps.0);
+            let first = if residual.is_some() { 4 } else { 2 };
+            scaled::quantize(m, first, &to, |_, i| rows[&[i[0], i[1]]][i[2]]);
+        }
+        KernelSpec::PointwiseQuantize { inputs, out, q, scale, code, block, format } => {
+            let to =
+                scaled::To { out: out.as_ref(), q, scale, block: *block as usize, format: *format };
+            scaled::quantize(m, inputs.len(), &to, |m, i| value(m, inputs, code, i));
         }
         KernelSpec::Pointwise { inputs, out, code } => pointwise(m, inputs, out, code),
         KernelSpec::Reduce { x, out, f } => rows(m, x, None, out, &Op::Reduce(*f)),
@@ -129,22 +143,41 @@ fn rms_norm(
     out: &View,
     eps: f64,
 ) {
+    let last = if residual.is_some() { 4 } else { 2 };
+    for (i, row) in norms(m, x, residual, weight, eps) {
+        for (n, v) in row.into_iter().enumerate() {
+            m.set(last, out, &[i[0], i[1], n], v);
+        }
+    }
+}
+
+/// The normed rows; sums are stored.
+fn norms(
+    m: &mut Access<'_>,
+    x: &View,
+    residual: Option<&(View, View)>,
+    weight: &View,
+    eps: f64,
+) -> BTreeMap<[usize; 2], Vec<f64>> {
     let shape = m.sizes(x);
-    let shift = if residual.is_some() { 2 } else { 0 };
+    let weight_at = if residual.is_some() { 3 } else { 1 };
+    let mut rows = BTreeMap::new();
     each(&shape[..2], |i| {
         let at = |n: usize| [i[0], i[1], n];
         let row: Vec<f64> = (0..shape[2])
             .map(|n| m.get(0, x, &at(n)) + residual.map_or(0.0, |(r, _)| m.get(1, r, &at(n))))
             .collect();
         let mean = row.iter().map(|v| v * v).sum::<f64>() / shape[2] as f64;
+        let mut normed = vec![];
         for (n, v) in row.iter().enumerate() {
             if let Some((_, sum)) = residual {
                 m.set(2, sum, &at(n), *v);
             }
-            let w = m.get(1 + shift, weight, &[n]);
-            m.set(2 + shift, out, &at(n), v / (mean + eps).sqrt() * w);
+            normed.push(v / (mean + eps).sqrt() * m.get(weight_at, weight, &[n]));
         }
+        rows.insert([i[0], i[1]], normed);
     });
+    rows
 }
 
 fn scalar(op: &Op, x: &[f64]) -> f64 {
@@ -158,21 +191,26 @@ fn pointwise(m: &mut Access<'_>, inputs: &[View], out: &View, code: &[Scalar]) {
         assert_eq!(input.shape, out.shape, "inputs repeat by zero strides");
     }
     each(&m.sizes(out), |i| {
-        let mut steps: Vec<f64> = vec![];
-        for step in code {
-            let value = match *step {
-                Scalar::Input(x) => m.get(x, &inputs[x], i),
-                Scalar::Constant(c) => c.0,
-                Scalar::Unary(f, x) => scalar(&Op::Unary(f), &[steps[x]]),
-                Scalar::Binary(f, x, y) => scalar(&Op::Binary(f), &[steps[x], steps[y]]),
-            };
-            steps.push(value);
-        }
-        m.set(inputs.len(), out, i, *steps.last().expect("a result"));
+        let result = value(m, inputs, code, i);
+        m.set(inputs.len(), out, i, result);
     });
 }
 
-/// Kernels of rows: x, [other], out.
+/// A function's value at an index.
+fn value(m: &Access<'_>, inputs: &[View], code: &[Scalar], i: &[usize]) -> f64 {
+    let mut steps: Vec<f64> = vec![];
+    for step in code {
+        let value = match *step {
+            Scalar::Input(x) => m.get(x, &inputs[x], i),
+            Scalar::Constant(c) => c.0,
+            Scalar::Unary(f, x) => scalar(&Op::Unary(f), &[steps[x]]),
+            Scalar::Binary(f, x, y) => scalar(&Op::Binary(f), &[steps[x], steps[y]]),
+        };
+        steps.push(value);
+    }
+    *steps.last().expect("a result")
+}
+
 fn rows(m: &mut Access<'_>, x: &View, other: Option<&View>, out: &View, op: &Op) {
     let read = |m: &Access<'_>, operand: usize, view: &View| {
         let shape = m.sizes(view);

@@ -12,27 +12,41 @@ fn e4m3(x: f64) -> f64 {
     if x.is_nan() { x } else { ((x / unit).round_ties_even() * unit).clamp(-448.0, 448.0) }
 }
 
+/// What is stored of each number.
+pub struct To<'s> {
+    pub out: Option<&'s View>,
+    pub q: &'s View,
+    pub scale: &'s View,
+    pub block: usize,
+    pub format: ScaleFormat,
+}
+
+/// Stores numbers and their FP8, whose operands begin at `first`.
 pub fn quantize(
     m: &mut Access<'_>,
-    x: &View,
-    q: &View,
-    scale: &View,
-    block: usize,
-    format: ScaleFormat,
+    first: usize,
+    to: &To<'_>,
+    value: impl Fn(&Access<'_>, &[usize]) -> f64,
 ) {
-    let columns = m.sizes(x)[1];
-    each(&m.sizes(scale), |i| {
-        let of_block = i[1] * block..((i[1] + 1) * block).min(columns);
-        let values: Vec<f64> = of_block.clone().map(|k| m.get(0, x, &[i[0], k])).collect();
+    let q_at = first + usize::from(to.out.is_some());
+    let columns = *m.sizes(to.q).last().expect("columns");
+    each(&m.sizes(to.scale), |i| {
+        let (j, row) = i.split_last().expect("an axis of blocks");
+        let at = |k: usize| [row, &[k]].concat();
+        let of_block = j * to.block..((j + 1) * to.block).min(columns);
+        let values: Vec<f64> = of_block.clone().map(|k| value(m, &at(k))).collect();
         let greatest = values.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
-        let factor = match format {
+        let factor = match to.format {
             _ if greatest == 0.0 => 1.0,
             ScaleFormat::F32 => greatest / 448.0,
             ScaleFormat::Ue8m0 => (greatest / 448.0).log2().ceil().exp2(),
         };
-        m.set(2, scale, i, factor);
+        m.set(q_at + 1, to.scale, i, factor);
         for (k, v) in of_block.zip(values) {
-            m.set(1, q, &[i[0], k], e4m3(v / factor));
+            m.set(q_at, to.q, &at(k), e4m3(v / factor));
+            if let Some(out) = to.out {
+                m.set(first, out, &at(k), v);
+            }
         }
     });
 }
