@@ -8,15 +8,21 @@
 //! Each PTX instruction that has no plain counterpart in MLIR's `arith` and `llvm` dialects has
 //! exactly one wrapper, whose documentation names its section of the PTX ISA.
 
+pub(crate) mod assembly;
+pub(crate) mod async_copy;
 pub(crate) mod barrier;
 pub(crate) mod control;
 pub(crate) mod convert;
 pub(crate) mod float;
 pub(crate) mod integer;
+pub(crate) mod mbarrier;
 pub(crate) mod memory;
+pub(crate) mod roles;
 pub(crate) mod special;
+pub(crate) mod tensor_copy;
 pub(crate) mod value;
 pub(crate) mod warp;
+pub(crate) mod wgmma;
 
 pub(crate) use control::Carried;
 pub(crate) use memory::Ptr;
@@ -42,6 +48,8 @@ pub(crate) struct Signature {
     pub(crate) threads: u32,
     /// Number of pointer parameters.
     pub(crate) operands: usize,
+    /// Number of tensor maps, the last parameters.
+    pub(crate) tensor_maps: usize,
 }
 
 /// Appends operations to the body of one kernel.
@@ -55,6 +63,8 @@ pub(crate) struct Builder<'c> {
     entry: MlirBlock,
     /// Statically allocated shared memory: symbol and bytes.
     shared: RefCell<Vec<(String, u64)>>,
+    /// Whether the kernel uses dynamic shared memory.
+    dynamic_shared: Cell<bool>,
 }
 
 /// The types that kernels use.
@@ -70,6 +80,7 @@ struct Types<'c> {
     f16: Type<'c>,
     global: Type<'c>,
     shared: Type<'c>,
+    generic: Type<'c>,
 }
 
 /// A mistake of ours while building: there is no input that a user could change.
@@ -92,7 +103,13 @@ impl<'c> Builder<'c> {
             body(&builder);
             builder.op("llvm.return", &[], &[], &[]);
             for (name, bytes) in builder.shared.borrow().iter() {
-                module.body().append_operation(shared_array(context, name, *bytes));
+                let array = shared_array(context, name, *bytes, Linkage::Internal);
+                module.body().append_operation(array);
+            }
+            if builder.dynamic_shared.get() {
+                let name = builder.dynamic_shared_name();
+                let array = shared_array(context, &name, 0, Linkage::External);
+                module.body().append_operation(array);
             }
         }
         module.body().append_operation(function(context, &signature, region));
@@ -113,6 +130,7 @@ impl<'c> Builder<'c> {
             block: Cell::new(block),
             entry: block,
             shared: RefCell::default(),
+            dynamic_shared: Cell::new(false),
         }
     }
 
@@ -173,6 +191,10 @@ impl<'c> Builder<'c> {
         self.value("llvm.call_intrinsic", operands, result, &attributes)
     }
 
+    fn dynamic_shared_name(&self) -> String {
+        format!("{}_dynamic_shared", self.signature.name)
+    }
+
     fn identifier(&self, name: &str) -> Identifier<'c> {
         Identifier::new(self.context, name)
     }
@@ -201,6 +223,7 @@ impl<'c> Types<'c> {
             f16: Type::float16(context),
             global: parse_type(context, "!llvm.ptr<1>"),
             shared: parse_type(context, "!llvm.ptr<3>"),
+            generic: parse_type(context, "!llvm.ptr"),
         }
     }
 }
@@ -226,12 +249,23 @@ fn result_of<'c>(operation: OperationRef<'c, 'c>, index: usize) -> Value<'c, 'c>
     unsafe { Value::from_raw(result.to_raw()) }
 }
 
-/// One pointer per operand, then `T`, `S` and `B`.
+/// One pointer per operand, then `T`, `S` and `B`, then the tensor maps.
 fn parameters<'c>(context: &'c Context, signature: &Signature) -> Vec<Type<'c>> {
     let types = Types::new(context);
     let mut parameters = vec![types.global; signature.operands];
     parameters.extend([types.i32; 3]);
+    parameters.extend(vec![types.generic; signature.tensor_maps]);
     parameters
+}
+
+/// Tensor maps are passed by value and never written: `.param .align 64 .b8 map[128]`, read in
+/// place (`grid_constant`; otherwise each thread would copy them to its stack).
+fn parameter_attributes(signature: &Signature) -> String {
+    const TENSOR_MAP: &str =
+        "{llvm.align = 64 : i64, llvm.byval = !llvm.array<128 x i8>, nvvm.grid_constant}";
+    let plain = vec!["{}"; signature.operands + 3];
+    let all = [plain, vec![TENSOR_MAP; signature.tensor_maps]].concat();
+    format!("[{}]", all.join(", "))
 }
 
 fn function<'c>(
@@ -250,6 +284,7 @@ fn function<'c>(
         .add_attributes(&[
             (id("sym_name"), StringAttribute::new(context, &signature.name).into()),
             (id("function_type"), TypeAttribute::new(ty).into()),
+            (id("arg_attrs"), attribute(&parameter_attributes(signature))),
             (id("linkage"), attribute("#llvm.linkage<external>")),
             (id("nvvm.kernel"), attribute("unit")),
             // Says that occupancy is not worth spills; without it ptxas 13 caps registers.
@@ -266,20 +301,39 @@ fn mlir_llvm_name(name: &str) -> String {
     name.trim_start_matches("!llvm.").to_owned()
 }
 
-/// `.shared .align 16 .b8 name[bytes]`.
-fn shared_array<'c>(context: &'c Context, name: &str, bytes: u64) -> melior::ir::Operation<'c> {
+/// Whose memory a shared array is.
+#[derive(Clone, Copy)]
+enum Linkage {
+    /// The array's own: static.
+    Internal,
+    /// Dynamic shared memory, whose size the launch says.
+    External,
+}
+
+/// `.shared .align 16 .b8 name[bytes]`, or `.extern .shared .align 1024 .b8 name[]`: tiles with
+/// the 128-byte swizzle begin at multiples of 1024 (PTX ISA 5.5.7).
+fn shared_array<'c>(
+    context: &'c Context,
+    name: &str,
+    bytes: u64,
+    linkage: Linkage,
+) -> melior::ir::Operation<'c> {
     let attribute = |text: &str| {
         Attribute::parse(context, text).unwrap_or_else(|| bug(format_args!("attribute `{text}`")))
     };
     let id = |name| Identifier::new(context, name);
     let ty = parse_type(context, &format!("!llvm.array<{bytes} x i8>"));
+    let (linkage, alignment) = match linkage {
+        Linkage::Internal => ("#llvm.linkage<internal>", "16 : i64"),
+        Linkage::External => ("#llvm.linkage<external>", "1024 : i64"),
+    };
     OperationBuilder::new("llvm.mlir.global", Location::unknown(context))
         .add_attributes(&[
             (id("sym_name"), StringAttribute::new(context, name).into()),
             (id("global_type"), TypeAttribute::new(ty).into()),
-            (id("linkage"), attribute("#llvm.linkage<internal>")),
+            (id("linkage"), attribute(linkage)),
             (id("addr_space"), attribute("3 : i32")),
-            (id("alignment"), attribute("16 : i64")),
+            (id("alignment"), attribute(alignment)),
         ])
         .add_regions([Region::new()])
         .build()

@@ -55,7 +55,7 @@ pub fn generate(plan: &Plan, options: Options) -> Result<Generated, Vec<Diagnost
         .kernels
         .par_iter()
         .map_init(lower::context, |context, kernel| {
-            compile(context, &kernel.spec, step, &plan.target.arch, &kernel.name, options)
+            compile(context, &kernel.spec, step, &plan.target, &kernel.name, options)
         })
         .collect();
     let mut plan = plan.clone();
@@ -91,27 +91,28 @@ pub fn generate_kernel(
     name: &str,
     options: Options,
 ) -> Result<KernelCode, Diagnostic> {
-    compile(&lower::context(), spec, step, &target.arch, name, options)
+    compile(&lower::context(), spec, step, target, name, options)
 }
 
 fn compile(
     context: &melior::Context,
     spec: &KernelSpec,
     step: Step,
-    arch: &str,
+    target: &Target,
     name: &str,
     options: Options,
 ) -> Result<KernelCode, Diagnostic> {
-    let design = kernels::design(spec, step)?;
+    let design = kernels::design(spec, step, target)?;
     let geometry = design.geometry();
     let signature = Signature {
         name: name.to_owned(),
         threads: geometry.block.iter().product(),
         operands: design.operands(),
+        tensor_maps: geometry.tensor_maps.len(),
     };
     let module = Builder::kernel(context, signature, |b| design.body(b));
     let mlir = if options.mlir { module.as_operation().to_string() } else { String::new() };
-    let Lowered { llvm, ptx } = lower::lower(context, module, arch, options.llvm);
+    let Lowered { llvm, ptx } = lower::lower(context, module, &target.arch, options.llvm);
     Ok(KernelCode { mlir, llvm, ptx, geometry })
 }
 

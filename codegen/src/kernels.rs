@@ -13,6 +13,7 @@ mod factors;
 mod gather;
 mod gemm;
 mod grouped_gemm;
+mod hopper;
 mod lanes;
 mod pick;
 mod pointwise;
@@ -33,7 +34,7 @@ use crate::builder::Builder;
 use factors::Factors;
 use moec_ir::kernel::KernelSpec;
 use moec_ir::plan::{Extent, Geometry};
-use moec_ir::{Diagnostic, Dim, Phase, Sizes};
+use moec_ir::{Diagnostic, Dim, Phase, Sizes, Target};
 
 /// The step that a design should be good at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,15 +56,19 @@ pub(crate) trait Design {
 }
 
 /// Chooses the design of a kernel.
-pub(crate) fn design(spec: &KernelSpec, step: Step) -> Result<Box<dyn Design>, Diagnostic> {
+pub(crate) fn design(
+    spec: &KernelSpec,
+    step: Step,
+    target: &Target,
+) -> Result<Box<dyn Design>, Diagnostic> {
     check::check(spec)?;
     Ok(match spec {
         KernelSpec::Gemm { a, w, add, c } => {
-            gemm::design(Factors::plain(a, w), add.as_ref(), c, step)
+            gemm::design(Factors::plain(a, w), add.as_ref(), c, step, target)
         }
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, block, .. } => {
             let factors = Factors::scaled([a, a_scale, w, w_scale], *block);
-            gemm::design(factors, add.as_ref(), c, step)
+            gemm::design(factors, add.as_ref(), c, step, target)
         }
         KernelSpec::Quantize { x, q, scale, block, format } => {
             let to = quantize::To { out: None, q, scale, block: *block, format: *format };
@@ -112,8 +117,13 @@ pub(crate) fn design(spec: &KernelSpec, step: Step) -> Result<Box<dyn Design>, D
 /// A one-dimensional block of `threads` and a grid of up to three extents.
 fn launch(grid: &[(Dim, u64)], threads: u32) -> Geometry {
     let extent = |axis: usize| match grid.get(axis) {
-        Some((size, per)) => Extent { size: size.clone(), per: *per },
-        None => Extent { size: Dim::from(1), per: 1 },
+        Some((size, per)) => Extent::new(size.clone(), *per),
+        None => Extent::new(Dim::from(1), 1),
     };
-    Geometry { grid: [extent(0), extent(1), extent(2)], block: [threads, 1, 1], shared_bytes: 0 }
+    Geometry {
+        grid: [extent(0), extent(1), extent(2)],
+        block: [threads, 1, 1],
+        shared_bytes: 0,
+        tensor_maps: vec![],
+    }
 }

@@ -4,7 +4,8 @@
 //! the symbols, strides, element types); code generation makes one PTX entry of each distinct
 //! spec. Calling convention of every kernel: one 64-bit pointer per operand, in the order
 //! that the spec's documentation gives (plan offsets are already applied), then `T`, `S` and
-//! `B` as three 32-bit integers.
+//! `B` as three 32-bit integers, then the tensor maps that its geometry lists
+//! ([`crate::plan::TensorMap`]).
 
 use crate::graph::{BinaryFn, Groups, ReduceFn, UnaryFn};
 use crate::{DType, Dim, Real, ScaleFormat};

@@ -3,7 +3,10 @@
 //! A plan is closed: it names every buffer, every weight tensor and every launch of a step,
 //! with sizes as polynomials in `T`, `S` and `B`. The runtime decides nothing.
 
+mod geometry;
 mod text;
+
+pub use geometry::{Extent, Geometry, TensorMap};
 
 use crate::graph::{Rotary, ValueId};
 use crate::kernel::KernelSpec;
@@ -87,33 +90,6 @@ pub struct Kernel {
     /// Grid and block; code generation fills them in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub geometry: Option<Geometry>,
-}
-
-/// Grid, block and shared memory of a launch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Geometry {
-    /// CTAs along x, y and z.
-    pub grid: [Extent; 3],
-    /// Threads along x, y and z.
-    pub block: [u32; 3],
-    /// Dynamic shared memory in bytes.
-    pub shared_bytes: u32,
-}
-
-/// A number of CTAs: `ceil(size / per)`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Extent {
-    /// What is divided among CTAs.
-    pub size: Dim,
-    /// How much of it one CTA takes; at least 1.
-    pub per: u64,
-}
-
-impl Extent {
-    /// The number of CTAs in a step of these sizes.
-    pub fn eval(&self, sizes: &Sizes) -> u64 {
-        self.size.eval(sizes).div_ceil(self.per.max(1))
-    }
 }
 
 /// The launches of one function.

@@ -7,7 +7,7 @@ pub use cuda::Cuda;
 pub use emulator::Emulator;
 
 use crate::{Result, fail};
-use moec_ir::Diagnostic;
+use moec_ir::{DType, Diagnostic};
 use std::fmt;
 use std::str::FromStr;
 
@@ -33,6 +33,28 @@ pub enum KernelArg {
     Address(u64),
     /// A 32-bit integer.
     U32(u32),
+    /// A tensor map, by value.
+    TensorMap(TensorMap),
+}
+
+/// What tensor copies know of a tensor (a tiled `CUtensorMap`, PTX ISA 5.5); the first `rank`
+/// entries of the arrays count, innermost first. Elements outside read as zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorMap {
+    /// Address of the first element, a multiple of 16.
+    pub address: u64,
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions, 1 to 5.
+    pub rank: usize,
+    /// Elements along each dimension.
+    pub dims: [u64; 5],
+    /// Bytes between neighbours along dimensions 1 to 4, multiples of 16.
+    pub strides: [u64; 4],
+    /// Elements of a box along each dimension, at most 256.
+    pub box_dims: [u32; 5],
+    /// Bytes within which 16-byte chunks are permuted in shared memory: 0, 32, 64 or 128.
+    pub swizzle: u32,
 }
 
 /// What a launch did, where the device counts it (the emulator does).
@@ -86,7 +108,7 @@ pub trait Device {
     /// Runs a kernel; it may still be running when this returns.
     ///
     /// # Errors
-    /// E1105: the launch is refused or the kernel fails.
+    /// E1105: the launch or a tensor map is refused, or the kernel fails.
     fn launch(
         &mut self,
         kernel: KernelId,

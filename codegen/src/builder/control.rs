@@ -110,6 +110,24 @@ impl<'k> Builder<'k> {
         self.op_with_regions("scf.if", &[condition.raw], &[], &[], vec![then, Region::new()]);
     }
 
+    /// Runs `then` where the condition holds, else `otherwise`.
+    pub(crate) fn if_or(
+        &'k self,
+        condition: Bool<'k>,
+        then: impl FnOnce(),
+        otherwise: impl FnOnce(),
+    ) {
+        let then = self.region(&[], |_| {
+            then();
+            self.op("scf.yield", &[], &[], &[]);
+        });
+        let otherwise = self.region(&[], |_| {
+            otherwise();
+            self.op("scf.yield", &[], &[], &[]);
+        });
+        self.op_with_regions("scf.if", &[condition.raw], &[], &[], vec![then, otherwise]);
+    }
+
     /// The values of `then` where the condition holds, else `otherwise` (computed before).
     pub(crate) fn if_else<C: Carried<'k>>(
         &'k self,

@@ -110,6 +110,16 @@ impl<'k> Ptr<'k> {
         self.b.op("llvm.store", &[value, self.raw], &[], &plain.attributes(bytes));
     }
 
+    /// A pointer to writable memory.
+    pub(super) fn new(b: &'k Builder<'k>, raw: Value<'k, 'k>, space: Space) -> Self {
+        Self { b, raw, space, read_only: false }
+    }
+
+    /// The address as MLIR has it.
+    pub(super) fn raw(self) -> Value<'k, 'k> {
+        self.raw
+    }
+
     /// The builder that this belongs to.
     pub(super) fn builder(self) -> &'k Builder<'k> {
         self.b

@@ -2,10 +2,11 @@
 
 use super::factors::Factors;
 use super::product::{Product, RowOut};
-use super::variant::Variant;
-use super::{Design, Step};
+use super::variant::{FEW_ROWS, Variant};
+use super::{Design, Step, hopper};
 use crate::builder::{Builder, I32};
 use crate::tensor::Tensor;
+use moec_ir::Target;
 use moec_ir::kernel::View;
 use moec_ir::plan::Geometry;
 
@@ -22,9 +23,16 @@ pub(super) fn design(
     add: Option<&View>,
     c: &View,
     step: Step,
+    target: &Target,
 ) -> Box<dyn Design> {
+    let rows = c.shape[1].eval(&step.sizes);
+    if rows > FEW_ROWS
+        && let Some(design) = hopper::design(&factors, add, c, step, target)
+    {
+        return Box::new(design);
+    }
     let product = Product::new(&factors, add, c);
-    let variant = Variant::new(&product, c.shape[1].eval(&step.sizes), step.sizes);
+    let variant = Variant::new(&product, rows, step.sizes);
     Box::new(Gemm { factors, add: add.cloned(), c: c.clone(), product, variant })
 }
 

@@ -19,7 +19,7 @@ pub(super) enum Variant {
 }
 
 /// With more rows than this, tiles through shared memory take fewer instructions.
-const FEW_ROWS: u64 = 8;
+pub(super) const FEW_ROWS: u64 = 8;
 
 impl Variant {
     /// For about `rows` rows.

@@ -2,8 +2,11 @@
 
 use half::{bf16, f16};
 use moec_codegen::{Options, Step, generate_kernel};
-use moec_emulator::{Arg, Device, DeviceConfig, LaunchConfig, LaunchReport, Module};
+use moec_emulator::{
+    Arg, Device, DeviceConfig, LaunchConfig, LaunchReport, MapElement, Module, Swizzle,
+};
 use moec_ir::kernel::{KernelSpec, View};
+use moec_ir::plan::TensorMap;
 use moec_ir::{DType, Sizes, Target};
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -187,6 +190,39 @@ impl Array {
     }
 }
 
+/// A tensor map as the driver would encode it.
+fn encode(map: &TensorMap, address: u64, sizes: &Sizes) -> Result<[u8; 128], String> {
+    let mut tensor = moec_emulator::TensorMap {
+        address,
+        element: match map.dtype {
+            DType::Bf16 => MapElement::Bf16,
+            DType::F16 => MapElement::F16,
+            DType::F32 => MapElement::F32,
+            DType::F8e4m3 | DType::F8e5m2 => MapElement::U8,
+            other => return Err(format!("no map of {other}")),
+        },
+        rank: map.dims.len(),
+        dims: [1; 5],
+        strides: [0; 4],
+        box_dims: [1; 5],
+        element_strides: [1; 5],
+        interleave: Default::default(),
+        swizzle: match map.swizzle {
+            0 => Swizzle::None,
+            32 => Swizzle::Bytes32,
+            64 => Swizzle::Bytes64,
+            _ => Swizzle::Bytes128,
+        },
+        fill_nan: false,
+    };
+    for (axis, dim) in map.dims.iter().enumerate() {
+        tensor.dims[axis] = dim.eval(sizes);
+        tensor.box_dims[axis] = map.box_dims[axis];
+    }
+    tensor.strides[..map.strides.len()].copy_from_slice(&map.strides);
+    tensor.encode()
+}
+
 /// Compiles a kernel for `step` and runs it in a step of `sizes`. Operands lie at addresses that
 /// are aligned as their views say and no better.
 pub(crate) fn run(
@@ -214,6 +250,10 @@ pub(crate) fn run(
     }
     for size in [sizes.tokens, sizes.past, sizes.sequences] {
         args.push(Arg::U32(size as u32));
+    }
+    for map in &code.geometry.tensor_maps {
+        let bytes = encode(map, addresses[map.operand], sizes);
+        args.push(Arg::Bytes(bytes.unwrap_or_else(|e| panic!("{name}: {map:?}: {e}")).into()));
     }
     let grid = [0, 1, 2].map(|axis| code.geometry.grid[axis].eval(sizes) as u32);
     let launch = LaunchConfig {

@@ -12,7 +12,7 @@
 //! }
 //! ```
 
-use super::{Buffer, Operand, Plan, PlanFunction, Table};
+use super::{Buffer, Extent, Operand, Plan, PlanFunction, Table};
 use crate::Dim;
 use serde_json::Value;
 use std::fmt;
@@ -25,7 +25,7 @@ impl fmt::Display for Plan {
         for kernel in &self.kernels {
             writeln!(f, "kernel {}: {}", kernel.name, parameters(&kernel.spec))?;
             if let Some(g) = &kernel.geometry {
-                let grid: Vec<String> = g.grid.iter().map(|e| extent(&e.size, e.per)).collect();
+                let grid: Vec<String> = g.grid.iter().map(ctas).collect();
                 write!(f, "  grid {} block {:?}", grid.join(" x "), g.block)?;
                 writeln!(f, " shared {}", g.shared_bytes)?;
             }
@@ -99,8 +99,11 @@ impl fmt::Display for Operand {
     }
 }
 
-fn extent(size: &Dim, per: u64) -> String {
-    if per == 1 { size.to_string() } else { format!("ceil({size} / {per})") }
+fn ctas(extent: &Extent) -> String {
+    let Extent { size, per, times, at_most } = extent;
+    let parts = if *per == 1 { size.to_string() } else { format!("ceil({size} / {per})") };
+    let all = if *times == 1 { parts } else { format!("{times}*{parts}") };
+    at_most.map_or(all.clone(), |most| format!("min({all}, {most})"))
 }
 
 /// A spec's parameters in the order of its declaration; views in their short form.

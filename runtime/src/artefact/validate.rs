@@ -1,7 +1,7 @@
 //! Checks that every index in a plan names something, so that running it cannot go astray.
 
 use crate::Result;
-use moec_ir::plan::{Buffer, Plan, PlanEntry, PlanFunction};
+use moec_ir::plan::{Buffer, Plan, PlanEntry, PlanFunction, TensorMap};
 use moec_ir::{DType, Diagnostic};
 
 /// Checks a plan's indices, calls, geometry and formats.
@@ -20,6 +20,9 @@ pub fn validate(plan: &Plan) -> Result<()> {
             }
             Some(g) if g.block.contains(&0) || g.grid.iter().any(|e| e.per == 0) => {
                 faults.push(format!("kernel `{}` has an empty block or tile", kernel.name));
+            }
+            Some(g) if !g.tensor_maps.iter().all(is_whole) => {
+                faults.push(format!("kernel `{}` has a broken tensor map", kernel.name));
             }
             Some(_) => {}
         }
@@ -40,11 +43,22 @@ pub fn validate(plan: &Plan) -> Result<()> {
         .collect())
 }
 
+/// Whether a tensor map's parts are as many as it has dimensions.
+fn is_whole(map: &TensorMap) -> bool {
+    let rank = map.dims.len();
+    (1..=5).contains(&rank) && map.strides.len() == rank - 1 && map.box_dims.len() == rank
+}
+
 fn check_function(plan: &Plan, function: &PlanFunction, faults: &mut Vec<String>) {
     for (at, launch) in function.launches.iter().enumerate() {
         let place = format!("function `{}`, launch {at}", function.name);
         if launch.kernel >= plan.kernels.len() {
             faults.push(format!("{place}: there is no kernel {}", launch.kernel));
+        }
+        let geometry = plan.kernels.get(launch.kernel).and_then(|k| k.geometry.as_ref());
+        let maps = geometry.iter().flat_map(|g| &g.tensor_maps);
+        for map in maps.filter(|map| map.operand >= launch.operands.len()) {
+            faults.push(format!("{place}: there is no operand {}", map.operand));
         }
         for operand in &launch.operands {
             let (what, index, count) = match operand.buffer {

@@ -3,11 +3,11 @@
 //! The driver compiles the PTX for the GPU. All launches and copies go to one stream, so that
 //! they take effect in order. Names of driver calls: CUDA Driver API reference.
 
-use super::{Counters, Device, KernelArg, KernelId, LaunchShape};
+use super::{Counters, Device, KernelArg, KernelId, LaunchShape, TensorMap};
 use super::{failed_kernel, memory_failure, refused_ptx};
 use crate::{Result, fail};
 use cudarc::driver::{result as driver, sys};
-use moec_ir::Diagnostic;
+use moec_ir::{DType, Diagnostic};
 use std::ffi::{CString, c_void};
 
 /// The compute capability that `sm_90a` code needs, exactly: its instructions exist in no other
@@ -210,16 +210,23 @@ impl Device for Cuda {
                 })?;
             kernel.shared_opted_in = shape.shared_bytes;
         }
-        let mut values: Vec<u64> = args
-            .iter()
-            .map(|arg| match *arg {
-                KernelArg::Address(a) => a,
+        let mut values = Vec::new();
+        for arg in args {
+            values.push(match arg {
+                KernelArg::Address(a) => Value::Word(*a),
                 // The driver reads the low four bytes.
-                KernelArg::U32(n) => u64::from(n),
-            })
-            .collect();
-        let mut pointers: Vec<*mut c_void> =
-            values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
+                KernelArg::U32(n) => Value::Word(u64::from(*n)),
+                KernelArg::TensorMap(map) => match encode(map) {
+                    Ok(encoded) => Value::Map(encoded),
+                    Err(e) => return failed_kernel(&kernel.name, format!("{map:?}: {e:?}")),
+                },
+            });
+        }
+        let address = |value: &mut Value| match value {
+            Value::Word(word) => std::ptr::from_mut(word).cast(),
+            Value::Map(map) => std::ptr::from_mut(map).cast(),
+        };
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(address).collect();
         let [grid, block] = [shape.grid, shape.block].map(|[x, y, z]| (x, y, z));
         // SAFETY: the driver copies the arguments before it returns. That the kernel takes these
         // arguments is what the plan states.
@@ -242,5 +249,53 @@ impl Device for Cuda {
     fn synchronize(&mut self) -> Result<()> {
         self.enter();
         driver::ctx::synchronize().or_else(|e| failed_kernel("of an earlier launch", e))
+    }
+}
+
+/// An argument as the driver reads it.
+enum Value {
+    Word(u64),
+    Map(sys::CUtensorMap),
+}
+
+/// Encodes a tensor map (CUDA Driver API, "Tensor Map Object Management"). Rows of boxes are
+/// fetched into L2 in units of 256 bytes, since the neighbouring box is needed next.
+fn encode(map: &TensorMap) -> std::result::Result<sys::CUtensorMap, driver::DriverError> {
+    use sys::CUtensorMapDataType as Type;
+    use sys::CUtensorMapSwizzle as Swizzle;
+    let element = match map.dtype {
+        DType::F8e4m3 | DType::F8e5m2 => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+        DType::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        DType::F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        DType::F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+        DType::F64 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT64,
+        DType::I32 => Type::CU_TENSOR_MAP_DATA_TYPE_INT32,
+    };
+    let swizzle = match map.swizzle {
+        32 => Swizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+        64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        128 => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+        _ => Swizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+    };
+    let mut encoded = std::mem::MaybeUninit::<sys::CUtensorMap>::zeroed();
+    // SAFETY: the arrays have the lengths that the driver reads for a rank up to 5; it refuses
+    // other ranks, and whatever else it cannot encode.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            encoded.as_mut_ptr(),
+            element,
+            map.rank as u32,
+            map.address as *mut c_void,
+            map.dims.as_ptr(),
+            map.strides.as_ptr(),
+            map.box_dims.as_ptr(),
+            [1u32; 5].as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            swizzle,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+        .result()?;
+        Ok(encoded.assume_init())
     }
 }

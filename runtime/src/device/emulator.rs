@@ -1,9 +1,10 @@
 //! The emulator as a device.
 
-use super::{Counters, Device, KernelArg, KernelId, LaunchShape};
+use super::{Counters, Device, KernelArg, KernelId, LaunchShape, TensorMap};
 use super::{failed_kernel, memory_failure, refused_ptx};
 use crate::Result;
 use moec_emulator as emulator;
+use moec_ir::DType;
 
 /// An emulated Hopper GPU. Results do not depend on the number of host threads.
 pub struct Emulator {
@@ -78,13 +79,11 @@ impl Device for Emulator {
             dynamic_shared_bytes: shape.shared_bytes,
             cooperative: false,
         };
-        let args: Vec<emulator::Arg> = args
-            .iter()
-            .map(|arg| match *arg {
-                KernelArg::Address(a) => emulator::Arg::U64(a),
-                KernelArg::U32(n) => emulator::Arg::U32(n),
-            })
-            .collect();
+        let encoded: std::result::Result<Vec<_>, String> = args.iter().map(encode).collect();
+        let args = match encoded {
+            Ok(args) => args,
+            Err(why) => return failed_kernel(name, why),
+        };
         match self.device.launch(&self.modules[*module], name, &config, &args) {
             Ok(report) => Ok(Counters {
                 warp_instructions: report.warp_instructions,
@@ -98,5 +97,42 @@ impl Device for Emulator {
 
     fn synchronize(&mut self) -> Result<()> {
         Ok(())
+    }
+}
+
+fn encode(arg: &KernelArg) -> std::result::Result<emulator::Arg, String> {
+    Ok(match arg {
+        KernelArg::Address(a) => emulator::Arg::U64(*a),
+        KernelArg::U32(n) => emulator::Arg::U32(*n),
+        KernelArg::TensorMap(map) => emulator::Arg::Bytes(tensor_map(map).encode()?.into()),
+    })
+}
+
+fn tensor_map(map: &TensorMap) -> emulator::TensorMap {
+    let element = match map.dtype {
+        DType::F8e4m3 | DType::F8e5m2 => emulator::MapElement::U8,
+        DType::Bf16 => emulator::MapElement::Bf16,
+        DType::F16 => emulator::MapElement::F16,
+        DType::F32 => emulator::MapElement::F32,
+        DType::F64 => emulator::MapElement::F64,
+        DType::I32 => emulator::MapElement::S32,
+    };
+    let swizzle = match map.swizzle {
+        32 => emulator::Swizzle::Bytes32,
+        64 => emulator::Swizzle::Bytes64,
+        128 => emulator::Swizzle::Bytes128,
+        _ => emulator::Swizzle::None,
+    };
+    emulator::TensorMap {
+        address: map.address,
+        element,
+        rank: map.rank,
+        dims: map.dims,
+        strides: map.strides,
+        box_dims: map.box_dims,
+        element_strides: [1; 5],
+        interleave: emulator::Interleave::None,
+        swizzle,
+        fill_nan: false,
     }
 }

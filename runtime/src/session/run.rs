@@ -2,9 +2,9 @@
 
 use super::step_inputs::{STEP_INPUTS, StepInputs};
 use super::{Call, Loaded, Output, Session, show};
-use crate::device::{Counters, KernelArg, LaunchShape};
+use crate::device::{Counters, KernelArg, LaunchShape, TensorMap};
 use crate::{Phase, Result, fail};
-use moec_ir::plan::{Buffer, Geometry, Launch, StepInput};
+use moec_ir::plan::{self, Buffer, Geometry, Launch, StepInput};
 use moec_ir::{Diagnostic, Dim, Sizes};
 use std::time::Instant;
 
@@ -127,11 +127,17 @@ impl Session {
             return Ok(());
         }
         let operands = launch.operands.iter();
-        let mut args: Vec<KernelArg> = operands
-            .map(|o| KernelArg::Address(address(o.buffer).wrapping_add(o.offset.eval(sizes))))
-            .collect();
+        let addresses: Vec<u64> =
+            operands.map(|o| address(o.buffer).wrapping_add(o.offset.eval(sizes))).collect();
+        let mut args: Vec<KernelArg> =
+            addresses.iter().map(|&address| KernelArg::Address(address)).collect();
         // `run_main` has checked that they fit.
         args.extend([sizes.tokens, sizes.past, sizes.sequences].map(|n| KernelArg::U32(n as u32)));
+        let maps = kernel.geometry.iter().flat_map(|g| &g.tensor_maps);
+        args.extend(maps.map(|map| {
+            let address = addresses.get(map.operand).copied().unwrap_or(0);
+            KernelArg::TensorMap(tensor_map(map, address, sizes))
+        }));
         let begin = Instant::now();
         let counters: Counters =
             self.device.launch(loaded.kernels[launch.kernel], &shape, &args)?;
@@ -141,6 +147,29 @@ impl Session {
         self.profile.add(phase, &kernel.name, begin.elapsed(), counters);
         Ok(())
     }
+}
+
+/// A tensor map in a step of these sizes; `validate` has checked its lengths.
+fn tensor_map(map: &plan::TensorMap, address: u64, sizes: &Sizes) -> TensorMap {
+    let mut tensor = TensorMap {
+        address,
+        dtype: map.dtype,
+        rank: map.dims.len(),
+        dims: [1; 5],
+        strides: [0; 4],
+        box_dims: [1; 5],
+        swizzle: map.swizzle,
+    };
+    for (to, dim) in tensor.dims.iter_mut().zip(&map.dims) {
+        *to = dim.eval(sizes);
+    }
+    for (to, &stride) in tensor.strides.iter_mut().zip(&map.strides) {
+        *to = stride;
+    }
+    for (to, &extent) in tensor.box_dims.iter_mut().zip(&map.box_dims) {
+        *to = extent;
+    }
+    tensor
 }
 
 /// Buffers that are not the caller's.

@@ -24,14 +24,15 @@ fn tokens() -> Dim {
 fn kernel(name: &str, threads: u32) -> Kernel {
     // The runtime launches by name and geometry; the spec is for code generation.
     let view = View::dense(DType::F32, &[tokens(), Dim::from(1)]).unwrap();
-    let one = || Extent { size: Dim::from(1), per: 1 };
+    let one = || Extent::new(Dim::from(1), 1);
     Kernel {
         name: name.into(),
         spec: KernelSpec::Softmax { x: view.clone(), out: view },
         geometry: Some(Geometry {
-            grid: [Extent { size: tokens(), per: 1 }, one(), one()],
+            grid: [Extent::new(tokens(), 1), one(), one()],
             block: [threads, 1, 1],
             shared_bytes: 0,
+            tensor_maps: vec![],
         }),
     }
 }

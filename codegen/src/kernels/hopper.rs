@@ -1,0 +1,20 @@
+//! Matrix products on Hopper's tensor cores: persistent CTAs, one warpgroup that copies, one or
+//! two that multiply.
+//!
+//! Tiles of `a` and `w` come by tensor copies into a ring of stages in shared memory, 128 bytes
+//! of `k` at a time; two barriers per stage say that it is full and that it is empty. The
+//! multiplying warpgroups take registers from the copying one. CTAs take tile after tile, so that
+//! the copies of the next tile run while the results of one are stored.
+//!
+//! In reading order: `operand` (which matrices tensor copies can read), `tile` (sizes, the choice
+//! of them, the layout of shared memory), `schedule` (which tile is next), `ring` (the stages),
+//! `plain` (the products of 16-bit types), `results` (from registers to memory).
+
+mod operand;
+mod plain;
+mod results;
+mod ring;
+mod schedule;
+mod tile;
+
+pub(super) use plain::design;

@@ -1,0 +1,175 @@
+//! Sizes of tiles, their choice, and the layout of shared memory.
+
+use crate::builder::wgmma;
+use moec_ir::plan::{Extent, Geometry, TensorMap};
+use moec_ir::{DType, Dim, Target};
+
+pub(super) use wgmma::ROW_BYTES;
+
+/// Threads of a warpgroup.
+pub(super) const WARPGROUP: u32 = 128;
+/// Bytes of a barrier.
+const BARRIER: u64 = 8;
+/// Stages of the ring: a multiple of 4, so that scales come four at a time.
+const MOST_STAGES: u64 = 8;
+const FEWEST_STAGES: u64 = 4;
+
+/// What a CTA computes at a time, and how it is divided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tile {
+    /// Type of both operands.
+    pub(super) dtype: DType,
+    /// Rows: 64, 128 or 256.
+    pub(super) rows: u64,
+    /// Columns: a multiple of 16, at most 256.
+    pub(super) columns: u64,
+    /// Stages of the ring.
+    pub(super) stages: u64,
+    /// CTAs.
+    pub(super) ctas: u64,
+    /// Bytes of scales per row of `a` and stage; 0 without.
+    pub(super) scale_bytes: u64,
+}
+
+/// What decides the choice of a tile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Problem {
+    pub(super) dtype: DType,
+    pub(super) rows: u64,
+    pub(super) columns: u64,
+    pub(super) batch: u64,
+    /// Bytes along `k`.
+    pub(super) depth: u64,
+    pub(super) scaled: bool,
+}
+
+impl Tile {
+    /// The tile with the least estimated time.
+    ///
+    /// A CTA's time is that of its tiles in turn (a whole number of waves of CTAs); of a tile,
+    /// the tensor cores' or that of filling shared memory, whichever is longer, and the
+    /// epilogue's. Figures per SM: 64 x 256 x 32 bytes in 128 cycles (arXiv 2501.12084, table of
+    /// wgmma throughput), 64 bytes a cycle from L2 (DeepGEMM's model of the same choice).
+    pub(super) fn choose(problem: Problem, target: &Target) -> Self {
+        let ctas = u64::from(target.sms);
+        let mut best: Option<(u64, Self)> = None;
+        for rows in [256, 128, 64] {
+            for columns in [128, 64, 32, 16] {
+                let scale_bytes = if problem.scaled { 4 } else { 0 };
+                let mut tile = Self {
+                    dtype: problem.dtype,
+                    rows,
+                    columns,
+                    stages: MOST_STAGES,
+                    ctas,
+                    scale_bytes,
+                };
+                if tile.shared_bytes() > u64::from(target.shared_per_cta) {
+                    tile.stages = FEWEST_STAGES;
+                }
+                if tile.shared_bytes() > u64::from(target.shared_per_cta) {
+                    continue;
+                }
+                let time = tile.cycles(problem);
+                if best.as_ref().is_none_or(|(least, _)| time < *least) {
+                    best = Some((time, tile));
+                }
+            }
+        }
+        best.map_or_else(|| crate::builder::bug("no tile fits shared memory"), |(_, tile)| tile)
+    }
+
+    fn cycles(&self, problem: Problem) -> u64 {
+        let across = problem.rows.div_ceil(self.rows) * problem.columns.div_ceil(self.columns);
+        let waves = (across * problem.batch).div_ceil(self.ctas);
+        let steps = problem.depth.div_ceil(ROW_BYTES);
+        let multiply = self.rows * self.columns / 32;
+        // Below 64 columns an instruction takes as long as with 64.
+        let multiply = multiply.max(self.rows * 64 / 32);
+        let fill = (self.rows + self.columns) * ROW_BYTES / 64;
+        let results = self.rows * self.columns / 16;
+        waves * (steps * multiply.max(fill) + results)
+    }
+
+    /// Warpgroups that multiply.
+    pub(super) fn consumers(&self) -> u64 {
+        if self.rows == wgmma::ROWS { 1 } else { 2 }
+    }
+
+    /// Products of 64 rows that a warpgroup computes.
+    pub(super) fn waves(&self) -> u64 {
+        self.rows / wgmma::ROWS / self.consumers()
+    }
+
+    /// Threads of a CTA.
+    pub(super) fn threads(&self) -> u32 {
+        WARPGROUP * (self.consumers() as u32 + 1)
+    }
+
+    /// Registers of a copying and of a multiplying thread: together what the CTA begins with,
+    /// 168 for each of 384 threads or 255 for each of 256 (multiples of 8; PTX ISA 9.7.19.5).
+    pub(super) fn registers(&self) -> [u32; 2] {
+        if self.consumers() == 2 { [40, 232] } else { [40, 248] }
+    }
+
+    /// Elements along `k` of a stage.
+    pub(super) fn depth(&self) -> u64 {
+        ROW_BYTES / self.dtype.bytes()
+    }
+
+    /// Where in shared memory a stage of `a` lies.
+    pub(super) fn a(&self, stage: u64) -> u64 {
+        stage * self.rows * ROW_BYTES
+    }
+
+    /// Where in shared memory a stage of `w` lies.
+    pub(super) fn w(&self, stage: u64) -> u64 {
+        self.a(self.stages) + stage * self.columns * ROW_BYTES
+    }
+
+    /// Where in shared memory one of two sets of scales lies.
+    pub(super) fn scales(&self, set: u64) -> u64 {
+        self.w(self.stages) + set * self.scale_set()
+    }
+
+    /// Bytes of a set of scales: those of all stages.
+    pub(super) fn scale_set(&self) -> u64 {
+        self.rows * self.stages * self.scale_bytes
+    }
+
+    /// The barrier that says that a stage is full.
+    pub(super) fn full(&self, stage: u64) -> u64 {
+        self.scales(2) + stage * BARRIER
+    }
+
+    /// The barrier that says that a stage is empty.
+    pub(super) fn empty(&self, stage: u64) -> u64 {
+        self.full(self.stages) + stage * BARRIER
+    }
+
+    /// All shared memory.
+    pub(super) fn shared_bytes(&self) -> u64 {
+        self.empty(self.stages)
+    }
+
+    /// The launch, for `rows` rows and `others` tiles beside each other.
+    pub(super) fn geometry(
+        &self,
+        rows: &Dim,
+        others: u64,
+        tensor_maps: Vec<TensorMap>,
+    ) -> Geometry {
+        let tiles = Extent {
+            times: others,
+            at_most: Some(self.ctas),
+            ..Extent::new(rows.clone(), self.rows)
+        };
+        let one = || Extent::new(Dim::from(1), 1);
+        Geometry {
+            grid: [tiles, one(), one()],
+            block: [self.threads(), 1, 1],
+            shared_bytes: self.shared_bytes() as u32,
+            tensor_maps,
+        }
+    }
+}
