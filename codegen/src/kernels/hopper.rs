@@ -8,13 +8,16 @@
 //!
 //! In reading order: `operand` (which matrices tensor copies can read), `tile` (sizes, the choice
 //! of them, the layout of shared memory), `schedule` (which tile is next), `ring` (the stages),
-//! `plain` (the products of 16-bit types), `results` (from registers to memory).
+//! `plain` and `scaled` (the products of 16-bit types and of FP8 with scales), `results` (from
+//! registers to memory), `dense` (the kernel).
 
+mod dense;
 mod operand;
 mod plain;
 mod results;
 mod ring;
+mod scaled;
 mod schedule;
 mod tile;
 
-pub(super) use plain::design;
+pub(super) use dense::design;

@@ -2,9 +2,7 @@
 
 use half::{bf16, f16};
 use moec_codegen::{Options, Step, generate_kernel};
-use moec_emulator::{
-    Arg, Device, DeviceConfig, LaunchConfig, LaunchReport, MapElement, Module, Swizzle,
-};
+use moec_emulator::{Arg, Device, DeviceConfig, LaunchConfig, MapElement, Module, Swizzle};
 use moec_ir::kernel::{KernelSpec, View};
 use moec_ir::plan::TensorMap;
 use moec_ir::{DType, Sizes, Target};
@@ -223,6 +221,16 @@ fn encode(map: &TensorMap, address: u64, sizes: &Sizes) -> Result<[u8; 128], Str
     tensor.encode()
 }
 
+/// What a run was like.
+pub(crate) struct Ran {
+    /// Instructions of warps.
+    pub(crate) warp_instructions: u64,
+    /// Instructions of threads.
+    pub(crate) lane_instructions: u64,
+    /// Whether tensor cores multiplied.
+    pub(crate) tensor_cores: bool,
+}
+
 /// Compiles a kernel for `step` and runs it in a step of `sizes`. Operands lie at addresses that
 /// are aligned as their views say and no better.
 pub(crate) fn run(
@@ -231,7 +239,7 @@ pub(crate) fn run(
     step: Step,
     sizes: &Sizes,
     operands: &mut [&mut Array],
-) -> LaunchReport {
+) -> Ran {
     let target = Target::named("h800").unwrap();
     let code = generate_kernel(spec, step, &target, "kernel", Options::default())
         .unwrap_or_else(|e| panic!("{name}: {e:?}"));
@@ -270,5 +278,10 @@ pub(crate) fn run(
         device.read(address, &mut bytes).unwrap();
         operand.bytes = bytes;
     }
-    report
+    let tensor_cores = code.ptx.contains("wgmma.mma_async");
+    Ran {
+        warp_instructions: report.warp_instructions,
+        lane_instructions: report.lane_instructions,
+        tensor_cores,
+    }
 }

@@ -120,6 +120,13 @@ impl Scaled {
         Self { data, scale, block }
     }
 
+    /// The numbers of a row, and the scales of its blocks.
+    fn parts(&self, i: u64, row: u64) -> (Vec<f64>, Vec<f64>) {
+        let numbers = (0..self.data.shape[2]).map(|k| self.data.get(&[i, row, k]));
+        let scales = (0..self.scale.shape[2]).map(|j| self.scale.get(&[i, row / self.block[0], j]));
+        (numbers.collect(), scales.collect())
+    }
+
     /// A row in float64.
     fn row(&self, i: u64, row: u64) -> Vec<f64> {
         let [rows, columns] = self.block;
@@ -138,6 +145,26 @@ impl Scaled {
 /// sum, as for plain numbers, and of three more roundings per product.
 fn error(k: u64) -> f64 {
     (8.0 + (k as f64).sqrt()) / f64::from(1 << 24)
+}
+
+/// What the tensor cores of Hopper may lose of an inner product of two rows, of which `scale`
+/// gives the factor of each block of 128: they add 32 products and the sum so far, each cut off
+/// at 13 bits below the highest bit of the largest of them, and cut the result off likewise
+/// (arXiv 2505.09343, section 3.1.1).
+fn lost(a: &[f64], w: &[f64], scale: impl Fn(usize) -> f64) -> f64 {
+    let unit = |largest: f64| if largest == 0.0 { 0.0 } else { largest.log2().floor().exp2() };
+    let mut all = 0.0;
+    for (block, (a, w)) in a.chunks(128).zip(w.chunks(128)).enumerate() {
+        let (mut sum, mut lost) = (0.0_f64, 0.0);
+        for (a, w) in a.chunks(32).zip(w.chunks(32)) {
+            let products = || a.iter().zip(w).map(|(x, y)| x * y);
+            let largest = products().fold(sum.abs() + lost, |most, p| most.max(p.abs()));
+            sum += products().sum::<f64>();
+            lost += (33.0 * unit(largest) + unit(sum.abs() + 33.0 * largest)) / 8192.0;
+        }
+        all += lost * scale(block).abs();
+    }
+    all
 }
 
 fn inner(a: &[f64], w: &[f64]) -> (f64, f64) {
@@ -171,12 +198,20 @@ fn scaled_gemm_multiplies_numbers_and_scales() {
             let report = run(case.name, &case.spec, case.step(), &sizes, &mut operands);
             let cost = report.warp_instructions as f64 * 32.0 / work as f64;
             eprintln!("{}, {tokens} tokens: {cost:.2} instructions per multiply-add", case.name);
-            let (a, w) = (a.rows(), w.rows());
+            let (a_rows, w_rows) = (a.rows(), w.rows());
             c.check(case.name, error(k), |index| {
                 let [b, m, n] = [0, 1, 2].map(|axis| index[axis] as usize);
-                let (sum, magnitude) = inner(&a[b][m], &w[b][n]);
+                let (sum, magnitude) = inner(&a_rows[b][m], &w_rows[b][n]);
                 let added = add.as_ref().map_or(0.0, |add| add.get(index));
-                (sum + added, magnitude + added.abs())
+                let lost = match report.tensor_cores {
+                    true => {
+                        let (a, a_scales) = a.parts(index[0], index[1]);
+                        let (w, w_scales) = w.parts(index[0], index[2]);
+                        lost(&a, &w, |j| a_scales[j] * w_scales[j])
+                    }
+                    false => 0.0,
+                };
+                (sum + added, magnitude + added.abs() + lost / error(k))
             });
         }
     }
@@ -214,11 +249,21 @@ fn scaled_grouped_gemm_multiplies_each_row_with_its_experts_matrix() {
                     "{}, {tokens} tokens: {cost:.2} instructions per multiply-add",
                     case.name
                 );
-                let (a, w) = (a.rows(), w.rows());
+                let (a_rows, w_rows) = (a.rows(), w.rows());
                 c.check(case.name, error(k), |index| {
                     let [t, j, n] = [0, 1, 2].map(|axis| index[axis] as usize);
-                    let expert = chosen[t * *top_k as usize + j] as usize;
-                    inner(&a[t][j.min(a[t].len() - 1)], &w[expert][n])
+                    let expert = chosen[t * *top_k as usize + j];
+                    let j = j.min(a_rows[t].len() - 1);
+                    let (sum, magnitude) = inner(&a_rows[t][j], &w_rows[expert as usize][n]);
+                    let lost = match report.tensor_cores {
+                        true => {
+                            let (a, a_scales) = a.parts(t as u64, j as u64);
+                            let (w, w_scales) = w.parts(expert, n as u64);
+                            lost(&a, &w, |j| a_scales[j] * w_scales[j])
+                        }
+                        false => 0.0,
+                    };
+                    (sum, magnitude + lost / error(k))
                 });
             }
         }

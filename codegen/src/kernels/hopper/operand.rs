@@ -1,6 +1,6 @@
 //! Which matrices tensor copies can read, and their tensor maps.
 
-use super::tile::{ROW_BYTES, Tile};
+use super::tile::ROW_BYTES;
 use moec_ir::Dim;
 use moec_ir::kernel::View;
 use moec_ir::plan::TensorMap;
@@ -52,14 +52,4 @@ pub(super) fn boxed(
     }
     let fits = |&stride: &u64| stride > 0 && stride.is_multiple_of(ALIGN) && stride < FARTHEST;
     map.strides.iter().all(fits).then_some(map)
-}
-
-/// The maps of a product's matrices, in the order in which [`super::ring::Ring`] takes them.
-pub(super) fn product_maps(
-    tile: &Tile,
-    a: &View,
-    w: &View,
-    places: [usize; 2],
-) -> Option<Vec<TensorMap>> {
-    Some(vec![tensor_map(places[0], a, tile.rows)?, tensor_map(places[1], w, tile.columns)?])
 }

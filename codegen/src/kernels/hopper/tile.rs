@@ -137,6 +137,12 @@ impl Tile {
         self.rows * self.stages * self.scale_bytes
     }
 
+    /// Bytes that are copied into a stage, with the scales of a round or without.
+    pub(super) fn stage_bytes(&self, with_scales: bool) -> u64 {
+        let scales = if with_scales { self.scale_set() } else { 0 };
+        (self.rows + self.columns) * ROW_BYTES + scales
+    }
+
     /// The barrier that says that a stage is full.
     pub(super) fn full(&self, stage: u64) -> u64 {
         self.scales(2) + stage * BARRIER

@@ -1,0 +1,200 @@
+//! `c = a * wᵀ (+ add)`, batched over heads.
+
+use super::operand::{boxed, tensor_map};
+use super::ring::{Ring, Step};
+use super::schedule::{Place, Schedule};
+use super::tile::{Problem, Tile, WARPGROUP};
+use super::{plain, results, scaled};
+use crate::builder::{Builder, F32, I32, wgmma};
+use crate::kernels::factors::Factors;
+use crate::kernels::product::{Product, RowOut};
+use crate::kernels::{Design, Step as Workload};
+use crate::tensor::Tensor;
+use moec_ir::kernel::View;
+use moec_ir::plan::{Geometry, TensorMap};
+use moec_ir::{DType, Target};
+
+/// A product of matrices.
+pub(in crate::kernels) struct Dense {
+    factors: Factors,
+    add: Option<View>,
+    c: View,
+    product: Product,
+    tile: Tile,
+    schedule: Schedule,
+    steps: u64,
+    /// Of `a`, of `w` and, where they are scaled, of the scales of `a`.
+    tensor_maps: Vec<TensorMap>,
+}
+
+/// The design, where tensor copies can read the operands and tensor cores multiply them.
+pub(in crate::kernels) fn design(
+    factors: &Factors,
+    add: Option<&View>,
+    c: &View,
+    step: Workload,
+    target: &Target,
+) -> Option<Dense> {
+    let Factors { a, w, scales } = factors;
+    let [batch, columns, k] = [0, 1, 2].map(|axis| w.shape[axis].constant());
+    let (batch, columns, k) = (batch?, columns?, k?);
+    let dense = [Some(c), add].into_iter().flatten().all(|view| view.strides[2] == 1);
+    if !multiplies(factors) || !dense {
+        return None;
+    }
+    let problem = Problem {
+        dtype: a.dtype,
+        rows: c.shape[1].eval(&step.sizes),
+        columns,
+        batch,
+        depth: k * a.dtype.bytes(),
+        scaled: scales.is_some(),
+    };
+    let tile = Tile::choose(problem, target);
+    let at_w = factors.operands() / 2;
+    let mut tensor_maps = vec![tensor_map(0, a, tile.rows)?, tensor_map(at_w, w, tile.columns)?];
+    if let Some(scales) = scales {
+        tensor_maps.push(boxed(1, &scales.a, [tile.stages, tile.rows], 0)?);
+    }
+    Some(Dense {
+        tensor_maps,
+        schedule: Schedule::new(&tile, columns, batch),
+        steps: k.div_ceil(tile.depth()),
+        product: Product::new(factors, add, c),
+        factors: factors.clone(),
+        add: add.cloned(),
+        c: c.clone(),
+        tile,
+    })
+}
+
+/// Whether tensor cores multiply these types, with these scales.
+fn multiplies(factors: &Factors) -> bool {
+    let Factors { a, w, scales } = factors;
+    match scales {
+        None => matches!(a.dtype, DType::Bf16 | DType::F16) && a.dtype == w.dtype,
+        // A step along `k` is a block, and a tile's columns lie in one block.
+        Some(scales) => {
+            let fp8 = [a, w].iter().all(|view| view.dtype == DType::F8e4m3);
+            fp8 && scales.block == [128, 128] && scales.w.strides[2] == 1
+        }
+    }
+}
+
+impl Design for Dense {
+    fn geometry(&self) -> Geometry {
+        self.tile.geometry(&self.c.shape[1], self.schedule.others(), self.tensor_maps.clone())
+    }
+
+    fn operands(&self) -> usize {
+        self.factors.operands() + 1 + usize::from(self.add.is_some())
+    }
+
+    fn body<'k>(&self, b: &'k Builder<'k>) {
+        let ring = Ring { b, tile: &self.tile, base: b.dynamic_shared(), steps: self.steps };
+        ring.prepare(1);
+        let consumers = b.i32(self.tile.consumers() * u64::from(WARPGROUP));
+        let [few, many] = self.tile.registers();
+        b.if_or(
+            b.thread().lt(consumers),
+            || {
+                b.take_registers(many);
+                self.consume(b, &ring);
+            },
+            || {
+                b.give_registers(few);
+                let first = b.warp().eq(consumers / 32);
+                b.if_(first, || b.if_(b.elected(), || self.produce(b, &ring)));
+            },
+        );
+    }
+}
+
+impl Dense {
+    /// Tiles of the factors, by one thread.
+    fn produce<'k>(&self, b: &'k Builder<'k>, ring: &Ring<'k, '_>) {
+        let tile = &self.tile;
+        let maps: Vec<_> = (0..self.tensor_maps.len()).map(|i| b.tensor_map(i)).collect();
+        maps.iter().for_each(|&map| b.prefetch_tensor_map(map));
+        let rows = b.size(&self.c.shape[1]);
+        self.schedule.each(b, tile, rows, ring.start(), |place, parity| {
+            let at = |column: I32<'k>, row: I32<'k>| match self.schedule.batch {
+                1 => vec![column, row],
+                _ => vec![column, row, place.batch],
+            };
+            let copy = |step: Step<'k>, (): ()| {
+                let (stage, full) = (step.stage, ring.at(tile.full(step.stage)));
+                let with_scales = stage == 0 && maps.len() > 2;
+                b.mbarrier_wait(ring.at(tile.empty(stage)), step.parity ^ 1);
+                b.mbarrier_expect(full, tile.stage_bytes(with_scales));
+                let k = step.index * tile.depth() as i32;
+                b.tensor_copy(ring.at(tile.a(stage)), maps[0], &at(k, place.row), full);
+                b.tensor_copy(ring.at(tile.w(stage)), maps[1], &at(k, place.column), full);
+                if with_scales {
+                    // The other set is still read; this one no more, since its round's end
+                    // comes before the use of this stage that has just ended.
+                    let set = ring.at(tile.scales(0)) + step.round * tile.scale_set() as i32;
+                    b.tensor_copy(set, maps[2], &at(step.index, place.row), full);
+                }
+            };
+            ring.each(parity, (), copy).0
+        });
+    }
+
+    /// Products and results, by the multiplying warpgroups.
+    fn consume<'k>(&self, b: &'k Builder<'k>, ring: &Ring<'k, '_>) {
+        let tile = &self.tile;
+        let rows = b.size(&self.c.shape[1]);
+        let share = tile.rows / tile.consumers();
+        let first_row = (b.thread() / WARPGROUP as i32) * share as i32;
+        let releases = b.i32(1).when(b.lane().eq(b.i32(0)), b.i32(0));
+        let count = (tile.waves() * tile.columns / 2) as usize;
+        self.schedule.each(b, tile, rows, ring.start(), |place, parity| {
+            let (parity, sums) = match &self.factors.scales {
+                None => {
+                    let multiplier = plain::Multiplier { b, ring, first_row, releases };
+                    let zeros = vec![b.f32(0.0); count];
+                    let (parity, sums) =
+                        ring.each(parity, zeros, |step, sums| multiplier.step(step, &sums));
+                    (parity, multiplier.end(&sums))
+                }
+                Some(scales) => {
+                    let multiplier = scaled::Multiplier { b, ring, scales, first_row, releases };
+                    let row = multiplier.row_of_w(place);
+                    let start = multiplier.start(row, count);
+                    let (parity, (sums, ..)) =
+                        ring.each(parity, start, |step, state| multiplier.step(row, step, state));
+                    (parity, sums)
+                }
+            };
+            self.store(b, place, rows, first_row, &sums);
+            parity
+        });
+    }
+
+    /// Stores this warpgroup's part of a tile.
+    fn store<'k>(
+        &self,
+        b: &'k Builder<'k>,
+        place: Place<'k>,
+        rows: I32<'k>,
+        first_row: I32<'k>,
+        sums: &[F32<'k>],
+    ) {
+        let c = Tensor::operand(b, self.operands() - 1, &self.c);
+        let at_add = self.factors.operands();
+        let add = self.add.as_ref().map(|view| Tensor::operand(b, at_add, view));
+        let out = |row: I32<'k>| {
+            let row = place.row + row;
+            RowOut {
+                exists: row.lt(rows),
+                c: c.at(&[place.batch, row]),
+                add: add.as_ref().map(|add| add.at(&[place.batch, row])),
+            }
+        };
+        for (wave, sums) in (0..).zip(sums.chunks((self.tile.columns / 2) as usize)) {
+            let row = first_row + b.i32(wave * wgmma::ROWS);
+            results::store(b, &self.product, row, place.column, sums, &out);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Products of FP8 matrices with block scales (DeepSeek-V3 3.3.2).
+//!
+//! Tensor cores keep 14 bits of a sum of FP8 products, so the products of each 128 along `k` are
+//! summed on their own and then, times the scales of their blocks, added to float32 registers.
+//! Scales of rows of `a` come with its tiles, those of a round at once; those of `w`, one per
+//! step, are read from memory a round ahead.
+
+use super::ring::{Ring, Step};
+use super::schedule::Place;
+use crate::builder::{Builder, F32, I32, Ptr, wgmma};
+use crate::kernels::factors::Scales;
+use crate::tensor::{Tensor, vector_width};
+
+/// Multiplies the tiles of one CTA.
+pub(super) struct Multiplier<'k, 't, 'r> {
+    pub(super) b: &'k Builder<'k>,
+    pub(super) ring: &'r Ring<'k, 't>,
+    pub(super) scales: &'t Scales,
+    /// First row of this warpgroup in the tile.
+    pub(super) first_row: I32<'k>,
+    /// 1 in the lane that gives stages back, else 0.
+    pub(super) releases: I32<'k>,
+}
+
+/// Sums in float32, and the scales of `w` of this round and of the next.
+type State<'k> = (Vec<F32<'k>>, Vec<F32<'k>>, Vec<F32<'k>>);
+
+impl<'k> Multiplier<'k, '_, '_> {
+    /// Before the first step of a tile.
+    pub(super) fn start(&self, row_of_w: Ptr<'k>, count: usize) -> State<'k> {
+        let first = self.scales_of_w(row_of_w, self.b.i32(0));
+        (vec![self.b.f32(0.0); count], first.clone(), first)
+    }
+
+    /// Where the scales of a tile's columns begin.
+    pub(super) fn row_of_w(&self, place: Place<'k>) -> Ptr<'k> {
+        let block = self.scales.block[0] as i32;
+        let scales = Tensor::operand(self.b, 3, &self.scales.w).read_only();
+        scales.at(&[place.batch, place.column / block])
+    }
+
+    /// The scales of the round that begins with step `index`; of any, past the end.
+    fn scales_of_w(&self, row: Ptr<'k>, index: I32<'k>) -> Vec<F32<'k>> {
+        let (b, steps, stages) = (self.b, self.ring.steps, self.ring.tile.stages);
+        let vectors = steps.is_multiple_of(4) && vector_width(&self.scales.w) >= 4;
+        let at = |k: I32<'k>| row.index(k, 4);
+        match vectors {
+            true => (0..stages / 4)
+                .flat_map(|i| at((index + b.i32(4 * i)).min(b.i32(steps - 4))).load_f32(4))
+                .collect(),
+            false => (0..stages)
+                .map(|i| at((index + b.i32(i)).min(b.i32(steps - 1))).load_scalar())
+                .collect(),
+        }
+    }
+
+    /// Adds the products of one step.
+    pub(super) fn step(&self, row_of_w: Ptr<'k>, step: Step<'k>, state: State<'k>) -> State<'k> {
+        let (b, ring, tile) = (self.b, self.ring, self.ring.tile);
+        let (mut sums, mut now, mut next) = state;
+        if step.stage == 0 {
+            now = next;
+            next = match ring.steps <= tile.stages {
+                true => now.clone(),
+                false => self.scales_of_w(row_of_w, step.index + b.i32(tile.stages)),
+            };
+        }
+        let of_w = now[step.stage as usize];
+        let count = (tile.columns / 2) as usize;
+        b.mbarrier_wait(ring.at(tile.full(step.stage)), step.parity);
+        for wave in 0..tile.waves() {
+            let factors = self.scales_of_a(step, wave).map(|of_a| of_a * of_w);
+            let products = self.products(step, wave);
+            if wave + 1 == tile.waves() {
+                b.mbarrier_arrive(ring.at(tile.empty(step.stage)), self.releases);
+            }
+            let of_wave = &mut sums[wave as usize * count..][..count];
+            for (i, (sum, product)) in of_wave.iter_mut().zip(products).enumerate() {
+                *sum = product.fma(factors[i / 2 % 2], *sum);
+            }
+        }
+        (sums, now, next)
+    }
+
+    /// The sums of the products of one step and 64 rows.
+    fn products(&self, step: Step<'k>, wave: u64) -> Vec<F32<'k>> {
+        let (b, ring, tile) = (self.b, self.ring, self.ring.tile);
+        let row_bytes = wgmma::ROW_BYTES as i32;
+        let a = b.wgmma_descriptor(ring.at(tile.a(step.stage)) + self.first_row * row_bytes);
+        let w = b.wgmma_descriptor(ring.at(tile.w(step.stage)));
+        let down = (wave * wgmma::ROWS * wgmma::ROW_BYTES / 16) as i64;
+        b.wgmma_fence(&[]);
+        let mut sums: Option<Vec<F32<'k>>> = None;
+        for part in 0..wgmma::ROW_BYTES / wgmma::DEPTH_BYTES {
+            let along = (part * wgmma::DEPTH_BYTES / 16) as i64;
+            let added =
+                b.wgmma(tile.dtype, tile.columns, a + (along + down), w + along, sums.as_deref());
+            sums = Some(added);
+        }
+        b.wgmma_commit();
+        b.wgmma_wait(0, &sums.unwrap_or_default())
+    }
+
+    /// The scales of this thread's two rows of a wave.
+    fn scales_of_a(&self, step: Step<'k>, wave: u64) -> [F32<'k>; 2] {
+        let (b, tile) = (self.b, self.ring.tile);
+        let row = self.first_row + (b.warp() % 4) * 16 + b.lane() / 4;
+        let row_bytes = tile.stages * tile.scale_bytes;
+        let row = b
+            .dynamic_shared_ptr()
+            .add_const(tile.scales(0) + step.stage * tile.scale_bytes)
+            .index(step.round, tile.scale_set())
+            .index(row, row_bytes);
+        [0, 8].map(|below| row.add_const((wave * wgmma::ROWS + below) * row_bytes).load_scalar())
+    }
+}
