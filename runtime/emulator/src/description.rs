@@ -18,6 +18,8 @@ pub(crate) struct Description {
     pub(crate) dynamic_shared_bytes: u32,
     #[serde(default)]
     pub(crate) cooperative: bool,
+    /// Seed of a random schedule.
+    pub(crate) seed: Option<u64>,
     pub(crate) args: Vec<Argument>,
     /// Memory that no argument names directly.
     #[serde(default)]

@@ -8,6 +8,7 @@ use crate::memory::GlobalMemory;
 use crate::memory::window::CODE_BASE;
 use crate::module::Module;
 use crate::program::Fixup;
+use crate::schedule::Schedule;
 use crate::tensor_core::Accumulation;
 
 /// What a device is like.
@@ -16,8 +17,8 @@ pub struct DeviceConfig {
     /// Streaming multiprocessors: how many CTAs are resident at once. 132 on an H100 SXM (NVIDIA
     /// H100 Tensor Core GPU Architecture, v1.04, table 3).
     pub sm_count: u32,
-    /// Seed of everything that the hardware leaves open. Same seed, same results.
-    pub seed: u64,
+    /// Who decides what the hardware leaves open.
+    pub schedule: Schedule,
     /// Host threads for kernels whose CTAs cannot influence each other; 0 for all cores. Results
     /// do not depend on it.
     pub threads: usize,
@@ -36,7 +37,7 @@ impl Default for DeviceConfig {
     fn default() -> Self {
         DeviceConfig {
             sm_count: 132,
-            seed: 0,
+            schedule: Schedule::InOrder,
             threads: 0,
             memory_bytes: 80 << 30,
             poison: None,

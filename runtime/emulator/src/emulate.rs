@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::isa::numeric::{e4m3_bits, e5m2_bits};
 use crate::launch::{Arg, LaunchConfig, LaunchReport};
 use crate::module::Module;
+use crate::schedule::Schedule;
 
 /// One tensor after the launch.
 #[derive(Clone, Debug)]
@@ -53,9 +54,10 @@ impl Outputs {
 /// Runs the launch that a JSON file describes, on a fresh device.
 ///
 /// The file names a PTX file, a kernel, the shape of the launch and its arguments:
-/// `{"ptx", "kernel", "grid", "block", "cluster"?, "dynamic_shared_bytes"?, "args": […],
-/// "buffers"?: […]}`. An argument is `{"buffer": {"name", "dtype", "shape", "values" | "fill" |
-/// "file" and "tensor"}}`, `{"scalar": {"dtype", "value"}}`, `{"null": true}` or
+/// `{"ptx", "kernel", "grid", "block", "cluster"?, "dynamic_shared_bytes"?, "cooperative"?,
+/// "seed"?, "args": […], "buffers"?: […]}`; with a seed the schedule is [`Schedule::Seeded`]. An
+/// argument is `{"buffer": {"name", "dtype", "shape", "values" | "fill" | "file" and "tensor"}}`,
+/// `{"scalar": {"dtype", "value"}}`, `{"null": true}` or
 /// `{"tensor_map": {"buffer", "dtype", "dims", "strides_bytes", "box", "element_strides"?,
 /// "swizzle"?, "interleave"?, "oob_fill"?}}`, innermost dimension first. Paths are relative to the
 /// file.
@@ -64,6 +66,14 @@ impl Outputs {
 /// [`Error::Description`] for files that cannot be read or make no sense; else what
 /// [`Module::parse`] and [`Device::launch`] return.
 pub fn emulate(launch_json: &Path) -> Result<Outputs, Error> {
+    emulate_scheduled(launch_json, None)
+}
+
+/// As [`emulate`], with a schedule in place of the one that the file names.
+///
+/// # Errors
+/// As for [`emulate`].
+pub fn emulate_scheduled(launch_json: &Path, schedule: Option<Schedule>) -> Result<Outputs, Error> {
     let folder = launch_json.parent().unwrap_or(Path::new("."));
     let text = read(launch_json)?;
     let description: Description =
@@ -71,10 +81,12 @@ pub fn emulate(launch_json: &Path) -> Result<Outputs, Error> {
     let ptx_path = folder.join(&description.ptx);
     let ptx = String::from_utf8(read(&ptx_path)?).map_err(|error| wrong(&ptx_path, error))?;
     let module = Module::parse(&ptx)?;
+    let described = description.seed.map_or(Schedule::InOrder, Schedule::Seeded);
+    let schedule = schedule.unwrap_or(described);
     let mut loader = Loader {
         folder,
         path: launch_json,
-        device: Device::new(DeviceConfig::default()),
+        device: Device::new(DeviceConfig { schedule, ..DeviceConfig::default() }),
         placed: BTreeMap::new(),
     };
     for buffer in &description.buffers {

@@ -10,6 +10,7 @@ use crate::exec::{Counters, Launch, Progress};
 use crate::memory::Region;
 use crate::module::Module;
 use crate::program::Kernel;
+use crate::schedule::{Chance, Deck, Stream};
 
 /// Warp instructions that a CTA runs before another resident CTA gets its turn.
 const SLICE: u64 = 1 << 14;
@@ -110,6 +111,7 @@ impl Device {
         check(found, config, cluster).map_err(fail)?;
         let globals = self.load(module)?;
         self.launches += 1;
+        let mut grid_chance = Chance::new(self.config.schedule, self.launches, Stream::Grid);
         let launch = Launch {
             program: &module.program,
             kernel: found,
@@ -125,6 +127,8 @@ impl Device {
             grid_id: self.launches,
             patience: if found.facts.can_spin { 64 } else { 1 << 16 },
             accumulation: self.config.accumulation,
+            schedule: self.config.schedule,
+            election: grid_chance.as_mut().map(|chance| chance.salt()),
         };
         let resident = resident(&launch);
         let ctas: u64 = config.grid.iter().map(|&extent| u64::from(extent)).product();
@@ -144,7 +148,8 @@ impl Device {
                 run_apart(&launch, pool, lanes, clusters, limit)
             }
             _ if found.facts.communicates => {
-                run_together(&launch, &mut self.lanes, clusters, resident, limit)
+                let room = (clusters, resident);
+                run_together(&launch, &mut self.lanes, room, limit, grid_chance)
             }
             _ => {
                 let lanes = prepare(&mut self.lanes, 1, &launch);
@@ -352,28 +357,33 @@ fn run_apart(
 }
 
 /// Runs clusters that may talk to each other in turns on this thread. One is admitted when those
-/// before it have had a slice and room is left, as on the device: in order of their numbers.
+/// before it have had a slice and room is left: in order of their numbers, as on the device, or in
+/// any order by chance.
 fn run_together(
     launch: &Launch<'_>,
     lanes: &mut Vec<Lane>,
-    clusters: u64,
-    resident: u64,
+    (clusters, resident): (u64, u64),
     limit: u64,
+    mut chance: Option<Box<Chance>>,
 ) -> Result<Counters, Error> {
     prepare(lanes, 1, launch);
     let mut worker = std::mem::take(&mut lanes[0].worker);
     let mut active: Vec<Lane> = Vec::new();
     let mut idle: Vec<Lane> = std::mem::take(lanes);
     let mut watch = Watch::new(limit);
-    let mut next = 0;
+    let mut deck = Deck::default();
     let result = loop {
         let mut moved = false;
-        if next < clusters && (active.len() as u64) < resident {
+        if (active.len() as u64) < resident
+            && let Some(next) = deck.draw(clusters, chance.as_deref_mut())
+        {
             let mut lane = idle.pop().unwrap_or_default();
             lane.cluster.start(next, launch);
             active.push(lane);
-            next += 1;
             moved = true;
+        }
+        if let Some(chance) = &mut chance {
+            chance.shuffle(&mut active);
         }
         if active.is_empty() {
             break Ok(());

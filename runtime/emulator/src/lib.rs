@@ -50,14 +50,16 @@ mod memory;
 mod module;
 mod program;
 mod ptx;
+mod schedule;
 mod tensor_core;
 mod tma;
 
 pub use device::{Device, DeviceConfig};
-pub use emulate::{Output, Outputs, emulate};
+pub use emulate::{Output, Outputs, emulate, emulate_scheduled};
 pub use error::Error;
 pub use fault::{Fault, FaultKind};
 pub use launch::{Arg, LaunchConfig, LaunchReport};
 pub use module::Module;
+pub use schedule::Schedule;
 pub use tensor_core::{Accumulation, multiply_e4m3};
 pub use tma::{Interleave, MapElement, Swizzle, TensorMap};

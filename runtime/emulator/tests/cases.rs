@@ -1,12 +1,13 @@
 //! Foreign PTX with inputs and expected outputs: each folder of `tests/cases` is one test. It
 //! holds `launch.json`, what that names, `expected.safetensors`, and `expected.json` with a
-//! tolerance per output: `|got - expected| <= atol + rtol * |expected|`.
+//! tolerance per output: `|got - expected| <= atol + rtol * |expected|`. Each runs in order and by
+//! several random schedules.
 
 use std::path::Path;
 
 use half::{bf16, f16};
 use libtest_mimic::{Arguments, Failed, Trial};
-use moec_emulator::emulate;
+use moec_emulator::{Schedule, emulate_scheduled};
 use safetensors::{Dtype, SafeTensors};
 
 fn main() {
@@ -15,15 +16,32 @@ fn main() {
     let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
     assert!(!paths.is_empty(), "no cases");
-    let trials = paths.into_iter().map(|path| {
+    let mut trials = Vec::new();
+    for path in paths {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        Trial::test(name.unwrap_or_default(), move || run(&path))
-    });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
+        let name = name.unwrap_or_default();
+        for schedule in schedules() {
+            let path = path.clone();
+            trials.push(Trial::test(format!("{name} {schedule:?}"), move || run(&path, schedule)));
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-fn run(folder: &Path) -> Result<(), Failed> {
-    let outputs = emulate(&folder.join("launch.json")).map_err(|error| error.to_string())?;
+/// In order, and a few seeds; or the one in `EMULATOR_SEED`.
+fn schedules() -> Vec<Schedule> {
+    match std::env::var("EMULATOR_SEED") {
+        Ok(seed) => vec![Schedule::Seeded(seed.parse().expect("a number"))],
+        Err(_) => {
+            let seeds = (0..3).map(Schedule::Seeded);
+            std::iter::once(Schedule::InOrder).chain(seeds).collect()
+        }
+    }
+}
+
+fn run(folder: &Path, schedule: Schedule) -> Result<(), Failed> {
+    let outputs = emulate_scheduled(&folder.join("launch.json"), Some(schedule))
+        .map_err(|error| error.to_string())?;
     let data = std::fs::read(folder.join("expected.safetensors"))?;
     let expected = SafeTensors::deserialize(&data).map_err(|error| error.to_string())?;
     let text = std::fs::read_to_string(folder.join("expected.json"))?;

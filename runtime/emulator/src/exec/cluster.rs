@@ -12,12 +12,16 @@ use super::cta::{Cta, Progress};
 use super::{Cx, lanes_of};
 use crate::error::Error;
 use crate::memory::Region;
+use crate::schedule::{Chance, Stream};
 
 /// Bits of a shared address below the rank.
 pub(crate) const RANK_SHIFT: u32 = 24;
 
 /// Rounds in which a cluster's waits may time out without anything else happening.
 const TIME_OUTS: u32 = 3;
+
+/// Random slices of a CTA last up to 2 to the so many instructions.
+const SLICE_BITS: u32 = 14;
 
 /// What the CTAs of a cluster share. One host thread uses it at a time.
 #[derive(Debug, Default)]
@@ -124,6 +128,8 @@ pub(crate) struct ClusterRun {
     size: usize,
     timeouts: u32,
     progress: u64,
+    /// Who decides the order of turns; nobody where it is that of the ranks.
+    chance: Option<Box<Chance>>,
 }
 
 impl ClusterRun {
@@ -157,6 +163,7 @@ impl ClusterRun {
         self.done.clear();
         self.done.resize(self.size, false);
         (self.timeouts, self.progress) = (0, 0);
+        self.chance = Chance::new(launch.schedule, launch.grid_id, Stream::Cluster(index));
     }
 
     /// Runs the CTAs in turn, each for about `budget` instructions.
@@ -167,14 +174,19 @@ impl ClusterRun {
         worker: &mut Worker,
     ) -> Result<Progress, Error> {
         let before = worker.counters.warp_instructions;
-        let mut left = false;
-        for (cta, done) in self.ctas[..self.size].iter_mut().zip(&mut self.done) {
-            if !*done {
-                *done = cta.run(budget, launch, worker)? == Progress::Done;
-                left |= !*done;
+        let mut order: Vec<(usize, u64)> = (0..self.size).map(|rank| (rank, budget)).collect();
+        if let Some(chance) = &mut self.chance {
+            chance.shuffle(&mut order);
+            for (_, budget) in &mut order {
+                *budget = u64::from(chance.length(SLICE_BITS)).min(*budget);
             }
         }
-        if !left {
+        for (rank, budget) in order {
+            if !self.done[rank] {
+                self.done[rank] = self.ctas[rank].run(budget, launch, worker)? == Progress::Done;
+            }
+        }
+        if self.done.iter().all(|&done| done) {
             return Ok(Progress::Done);
         }
         if worker.counters.warp_instructions != before {

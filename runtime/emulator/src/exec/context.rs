@@ -11,6 +11,7 @@ use crate::fault::{FaultKind, RawFault};
 use crate::isa::mma::Tiles;
 use crate::memory::{GlobalMemory, Region};
 use crate::program::{Flow, Function, Kernel, Program, Reg};
+use crate::schedule::{Chance, Schedule};
 use crate::tensor_core::Accumulation;
 
 /// What does not change during a launch.
@@ -33,6 +34,10 @@ pub(crate) struct Launch<'a> {
     pub(crate) patience: u32,
     /// How the tensor cores add.
     pub(crate) accumulation: Accumulation,
+    /// Who decides what the hardware leaves open.
+    pub(crate) schedule: Schedule,
+    /// What decides which lane `elect.sync` elects; the lowest without it.
+    pub(crate) election: Option<u64>,
 }
 
 impl Launch<'_> {
@@ -95,6 +100,8 @@ pub(crate) struct CtaState {
     pub(crate) rank: u32,
     pub(crate) warpgroups: Vec<Warpgroup>,
     pub(crate) registers: RegisterPool,
+    /// Who decides what is left open; nobody where all goes in order.
+    pub(crate) chance: Option<Box<Chance>>,
 }
 
 /// One kibibyte of shared memory, aligned so that swizzled layouts see true address bits.

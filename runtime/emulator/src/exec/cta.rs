@@ -1,5 +1,7 @@
 //! One CTA: its warps in turn, until all are done or none can run.
 
+mod turns;
+
 use std::fmt::Write as _;
 
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use crate::error::Error;
 use crate::fault::{Fault, RawFault};
 use crate::mbarrier::Mbarrier;
 use crate::memory::Region;
+use crate::schedule::{Chance, Stream};
 
 /// Instructions that a warp runs before the next warp of its CTA.
 const QUANTUM: u32 = 512;
@@ -26,6 +29,8 @@ pub(crate) struct Cta {
     warps: Vec<Warp>,
     done: Vec<bool>,
     next: usize,
+    /// The turns of a round, where they are random.
+    round: Vec<turns::Turn>,
 }
 
 /// How far a CTA came in its share of time.
@@ -51,8 +56,9 @@ impl Default for Cta {
             rank: 0,
             warpgroups: Vec::new(),
             registers: RegisterPool::default(),
+            chance: None,
         };
-        Cta { state, warps: Vec::new(), done: Vec::new(), next: 0 }
+        Cta { state, warps: Vec::new(), done: Vec::new(), next: 0, round: Vec::new() }
     }
 }
 
@@ -68,6 +74,7 @@ impl Cta {
         self.state.warpgroups.resize_with(warps.div_ceil(4) as usize, Default::default);
         self.state.warpgroups.iter_mut().for_each(|group| group.members.clear());
         self.state.registers.start(launch);
+        self.state.chance = Chance::new(launch.schedule, launch.grid_id, Stream::Cta(index));
         self.warps.resize_with(warps as usize, Warp::default);
         for (warp, state) in (0..).zip(&mut self.warps) {
             state.start(launch, Place { cta_index: index, ctaid, warp });
@@ -106,6 +113,9 @@ impl Cta {
         launch: &Launch<'_>,
         worker: &mut Worker,
     ) -> Result<Progress, Error> {
+        if self.state.chance.is_some() {
+            return self.run_rounds(budget, launch, worker);
+        }
         let end = worker.counters.warp_instructions.saturating_add(budget);
         let mut idle = 0;
         while self.state.live_warps > 0 {
@@ -117,27 +127,39 @@ impl Cta {
             }
             let index = self.next;
             self.next = (self.next + 1) % self.warps.len();
-            if self.done[index] {
-                idle += 1;
-                continue;
-            }
-            let before = worker.counters.warp_instructions;
-            match self.warps[index].run(QUANTUM, &mut self.state, launch, worker) {
-                Stop::Slice => idle = 0,
-                Stop::Blocked if worker.counters.warp_instructions == before => idle += 1,
-                Stop::Blocked => idle = 0,
-                Stop::Done => {
-                    idle = 0;
-                    self.done[index] = true;
-                    self.state.warp_exited();
-                }
-                Stop::Fault(raw, function, pc) => {
-                    return Err(self.locate(*raw, index as u32, (function, pc), launch));
-                }
-            }
+            let ran = !self.done[index] && self.turn(index, QUANTUM, launch, worker)?;
+            idle = if ran { 0 } else { idle + 1 };
         }
+        self.end()
+    }
+
+    /// All warps have exited.
+    fn end(&mut self) -> Result<Progress, Error> {
         self.state.cluster.exit(self.state.rank);
         Ok(Progress::Done)
+    }
+
+    /// Runs one warp; false if it waits and did nothing.
+    fn turn(
+        &mut self,
+        index: usize,
+        quantum: u32,
+        launch: &Launch<'_>,
+        worker: &mut Worker,
+    ) -> Result<bool, Error> {
+        let before = worker.counters.warp_instructions;
+        match self.warps[index].run(quantum, &mut self.state, launch, worker) {
+            Stop::Slice => {}
+            Stop::Blocked => return Ok(worker.counters.warp_instructions != before),
+            Stop::Done => {
+                self.done[index] = true;
+                self.state.warp_exited();
+            }
+            Stop::Fault(raw, function, pc) => {
+                return Err(self.locate(*raw, index as u32, (function, pc), launch));
+            }
+        }
+        Ok(true)
     }
 
     fn describe_mbarrier(word: usize, parity: bool) -> String {

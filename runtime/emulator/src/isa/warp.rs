@@ -11,6 +11,7 @@ use crate::exec::{Cx, Gathered, lanes_of};
 use crate::program::{Exec, Flow, Inst, NO_REG};
 use crate::ptx::ast::{Instruction, Operand};
 use crate::ptx::types::Type;
+use crate::schedule::elected;
 
 pub(crate) const OPCODES: &[&str] = &["shfl", "vote", "match", "redux", "activemask", "elect"];
 
@@ -113,13 +114,13 @@ unsafe fn activemask(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     Flow::Next
 }
 
-/// `elect.sync` (9.7.13.10): the lowest member is elected.
+/// `elect.sync` (9.7.13.10): the lowest member is elected, or the one that the schedule names.
 unsafe fn elect(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     // SAFETY: operands of this frame.
     unsafe {
         match members(cx, inst) {
             Ok(_) => {
-                let leader = cx.mask.trailing_zeros();
+                let leader = elected(cx.mask, cx.launch.election);
                 cx.put32(inst.d, &[leader; 32]);
                 cx.set_pred(inst.b, 1 << leader);
                 Flow::Next

@@ -2,11 +2,25 @@
 
 #![allow(dead_code)]
 
-use moec_emulator::{Arg, Device, DeviceConfig, Error, LaunchConfig, LaunchReport, Module};
+use moec_emulator::{
+    Arg, Device, DeviceConfig, Error, LaunchConfig, LaunchReport, Module, Schedule,
+};
+
+/// The schedule of tests that do not name one: in order, or by the seed in `EMULATOR_SEED`.
+pub(crate) fn schedule() -> Schedule {
+    let seed = std::env::var("EMULATOR_SEED").ok();
+    seed.map_or(Schedule::InOrder, |seed| Schedule::Seeded(seed.parse().expect("a number")))
+}
 
 /// A device with little memory and one host thread.
 pub(crate) fn device() -> Device {
+    scheduled(schedule())
+}
+
+/// As [`device`], with a schedule.
+pub(crate) fn scheduled(schedule: Schedule) -> Device {
     Device::new(DeviceConfig {
+        schedule,
         threads: 1,
         memory_bytes: 1 << 30,
         livelock_instructions: 1 << 20,
@@ -42,8 +56,19 @@ pub(crate) fn run_reported(
     x: &[u8],
     y: &[u8],
 ) -> Result<(Vec<u8>, LaunchReport), Error> {
+    run_scheduled(schedule(), text, config, x, y)
+}
+
+/// As [`run_reported`], with a schedule.
+pub(crate) fn run_scheduled(
+    schedule: Schedule,
+    text: &str,
+    config: &LaunchConfig,
+    x: &[u8],
+    y: &[u8],
+) -> Result<(Vec<u8>, LaunchReport), Error> {
     let module = module(text)?;
-    let mut device = device();
+    let mut device = scheduled(schedule);
     let (at_x, at_y) = (device.alloc(x.len(), "x")?, device.alloc(y.len(), "y")?);
     device.write(at_x, x)?;
     device.write(at_y, y)?;
