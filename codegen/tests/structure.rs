@@ -83,9 +83,11 @@ fn elements_are_moved_16_bytes_at_a_time_where_the_layout_allows_it() {
         let wide =
             ["ld.global.nc.v4.b32", "ld.global.v4.b32"].iter().any(|l| ptx(&case).contains(l));
         match case.name {
-            "decode bf16 7168" | "prefill bf16" | "norm 7168" | "swiglu" | "combine v3"
-            | "gather embedding" | "quantize v3" | "swiglu to fp8" | "norm to fp8 7168"
-            | "fp8 decode 7168" => assert!(wide, "{}", case.name),
+            "prefill bf16" => assert!(ptx(&case).contains("cp.async.bulk.tensor.")),
+            "decode bf16 7168" | "norm 7168" | "swiglu" | "combine v3" | "gather embedding"
+            | "quantize v3" | "swiglu to fp8" | "norm to fp8 7168" | "fp8 decode 7168" => {
+                assert!(wide, "{}", case.name)
+            }
             "decode odd" | "norm odd" | "gather odd" | "fp8 decode odd" => {
                 assert!(!wide, "{}", case.name)
             }
@@ -95,7 +97,7 @@ fn elements_are_moved_16_bytes_at_a_time_where_the_layout_allows_it() {
 }
 
 #[test]
-fn fp8_is_converted_in_pairs() {
+fn fp8_is_converted_in_pairs_or_not_at_all() {
     let target = Target::named("h800").unwrap();
     for case in cases::all() {
         let wanted = match &case.spec {
@@ -109,7 +111,9 @@ fn fp8_is_converted_in_pairs() {
         };
         let options = Options::default();
         let code = generate_kernel(&case.spec, case.step(), &target, "kernel", options).unwrap();
-        assert!(code.ptx.contains(wanted), "{}", case.name);
+        // Tensor cores multiply FP8 as it is.
+        let multiplied = code.ptx.contains(".f32.e4m3.e4m3");
+        assert!(multiplied || code.ptx.contains(wanted), "{}", case.name);
     }
 }
 

@@ -1,5 +1,7 @@
 //! The errors of FP8 products against what is known of them.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use moec_runtime::numerics::{INTERVALS, RULES, random_loss};
 
 fn rule(name: &str) -> usize {

@@ -66,12 +66,12 @@ impl Chance {
 
     /// A number below `bound`, which is not 0.
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
-        (u64::from(self.numbers.next_u32()) * u64::from(bound) >> 32) as u32
+        ((u64::from(self.numbers.next_u32()) * u64::from(bound)) >> 32) as u32
     }
 
     /// A number below `bound`, which is not 0.
     pub(crate) fn below_wide(&mut self, bound: u64) -> u64 {
-        (u128::from(self.numbers.next_u64()) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.numbers.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
     /// True once in `count` times.
