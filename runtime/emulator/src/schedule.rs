@@ -15,9 +15,9 @@ pub enum Schedule {
     #[default]
     InOrder,
     /// One of many executions that the ISA allows, chosen by the seed: the order and length of
-    /// turns, when an asynchronous operation happens between its issue and the wait for it, when
-    /// `mbarrier.try_wait` gives up, which lane is elected. The same seed on the same device gives
-    /// the same execution, whatever the number of host threads.
+    /// turns, when `mbarrier.try_wait` gives up, which lane is elected. The same seed on the same
+    /// device gives the same execution, whatever the number of host threads. Asynchronous
+    /// operations are done when they are issued here too.
     Seeded(u64),
 }
 
