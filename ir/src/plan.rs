@@ -129,6 +129,28 @@ pub struct WeightPart {
     /// Its shape in the checkpoint. With `{e}` in the name that of one expert's tensor; without,
     /// and `outer` above 1, the leading axis is the expert.
     pub shape: Vec<u64>,
+    /// Where the tensor is f8e4m3 and the weight is not: what it is multiplied by when loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<PartScale>,
+}
+
+/// The scales of an FP8 tensor that is dequantised when it is loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PartScale {
+    /// Name of the tensor of scales, float32, with `{i}` and `{e}` as the FP8 tensor's.
+    pub tensor: String,
+    /// Rows and columns that share a scale.
+    pub block: [u64; 2],
+}
+
+impl PartScale {
+    /// Shape of the tensor of scales, from that of the FP8 tensor: the last two axes count
+    /// blocks.
+    pub fn shape(&self, of: &[u64]) -> Vec<u64> {
+        let outer = of.len().saturating_sub(2);
+        let blocks = of[outer..].iter().zip(&self.block).map(|(n, b)| n.div_ceil((*b).max(1)));
+        of[..outer].iter().copied().chain(blocks).collect()
+    }
 }
 
 /// What is kept per token and layer.

@@ -5,9 +5,9 @@
 //! launches are not counted), matrix products run on tensor cores in tiles of 64 rows, and all
 //! else on CUDA cores. Not seen: waves, bank conflicts, L2 hits between launches, overlap.
 
-use crate::language::{EGraph, Kernel, Node, Term, rows};
+use crate::language::{EGraph, Kernel, Node, Term, is_laid_out, rows};
 use egg::Id;
-use moec_ir::{Dim, Op, Sizes, Sym, Target, TensorType};
+use moec_ir::{DType, Dim, Op, Sizes, Sym, Target, TensorType};
 
 /// Share of the HBM peak that streaming kernels reach: between FlashMLA's 3,000 GB/s of 3,350
 /// in decoding and the 1,700 to 2,400 GB/s of element-wise kernels in DeepSeek's published
@@ -19,6 +19,8 @@ const TENSOR_SHARE: f64 = 0.67;
 const SCALAR_SHARE: f64 = 0.5;
 /// Rows of one `wgmma` (PTX ISA 9.7.15: `.m64nNkK`); fewer cost as much.
 const TILE_ROWS: f64 = 64.0;
+/// FP8 products for one in bf16: the rate of `wgmma` doubles (NVIDIA H100 whitepaper, table 2).
+const FP8_RATE: f64 = 2.0;
 /// float32 operations that a special function (`ex2`, `rcp`, a comparison chain) stands for.
 const SPECIAL_FLOPS: f64 = 4.0;
 
@@ -67,10 +69,9 @@ impl CostModel {
                 let work = self.work(egraph, class, kernel, &node.children);
                 Some(self.seconds(&work))
             }
-            Term::Summed | Term::Normed => Some(0.0),
+            Term::First | Term::Second { .. } => Some(0.0),
             Term::Math(Op::Input(_) | Op::Param(_) | Op::Cache(_)) => Some(0.0),
-            // Weights are laid side by side when they are loaded.
-            Term::Math(Op::Concat { .. }) if egraph[class].data.weight.is_some() => Some(0.0),
+            _ if is_laid_out(egraph, class, node) => Some(0.0),
             term if term.is_view() => Some(0.0),
             _ => None,
         }
@@ -122,11 +123,23 @@ impl CostModel {
                 product(bytes, 2.0 * m * self.elements(ty(1)))
             }
             Kernel::GroupedGemm { top_k } => {
-                let active = self.active_experts(&ty(1).shape[0], *top_k);
-                let pairs = self.size(&Sym::Tokens.into()) * *top_k as f64;
+                let [active, rows, idle] = self.routed(ty(1), *top_k);
                 let matrix = self.elements(ty(1)) / self.size(&ty(1).shape[0]).max(1.0);
-                let idle = self.bytes(ty(1)) - active * matrix * ty(1).dtype.bytes() as f64;
-                product(bytes - idle, 2.0 * active * tiled(pairs / active) * matrix)
+                product(bytes - idle, 2.0 * active * rows * matrix)
+            }
+            Kernel::ScaledGemm { .. } | Kernel::ScaledGemmAdd { .. } => {
+                let m = tiled(self.size(&rows(ty(0))));
+                product(bytes, 2.0 * m * self.elements(ty(2)) / FP8_RATE)
+            }
+            Kernel::ScaledGroupedGemm { top_k, .. } => {
+                let [active, rows, idle] = self.routed(ty(2), *top_k);
+                let matrix = self.elements(ty(2)) / self.size(&ty(2).shape[0]).max(1.0);
+                product(bytes - idle, 2.0 * active * rows * matrix / FP8_RATE)
+            }
+            // Elements and scales are both written.
+            Kernel::Quantize { block, .. } => {
+                let scales = self.elements(out) / *block as f64 * DType::F32.bytes() as f64;
+                Work { bytes: bytes + scales, ..streamed(SPECIAL_FLOPS) }
             }
             Kernel::Attention { parts, .. } => self.attention(egraph, *parts, operands, out),
             Kernel::Pointwise(code) => streamed(SPECIAL_FLOPS * code.len() as f64),
@@ -154,6 +167,16 @@ impl CostModel {
             | Kernel::GatherPast
             | Kernel::Pick => streamed(SPECIAL_FLOPS),
         }
+    }
+
+    /// Of weights `[E, N, K]`: experts that are chosen, rows of each in whole tiles, and bytes of
+    /// the others, which are not read.
+    fn routed(&self, weights: &TensorType, top_k: u64) -> [f64; 3] {
+        let experts = &weights.shape[0];
+        let active = self.active_experts(experts, top_k);
+        let pairs = self.size(&Sym::Tokens.into()) * top_k as f64;
+        let matrix = self.bytes(weights) / self.size(experts).max(1.0);
+        [active, tiled(pairs / active), self.bytes(weights) - active * matrix]
     }
 
     /// Experts that any token of the step chose, expected for even and independent choices.

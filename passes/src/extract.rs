@@ -14,7 +14,7 @@ mod search;
 
 pub(crate) use problem::Problem;
 
-use crate::language::Node;
+use crate::language::{Node, Part};
 use moec_ir::TensorType;
 
 /// The kernels and views that compute a function.
@@ -31,12 +31,12 @@ pub(crate) struct Extracted {
 pub(crate) struct ChosenValue {
     /// The node; its children are meaningless here.
     pub(crate) node: Node,
-    /// Its operands.
+    /// Its operands; none for a weight that is laid out when it is loaded.
     pub(crate) operands: Vec<usize>,
     /// Type of the value.
     pub(crate) ty: TensorType,
     /// The parameters stacked, where the value is a weight.
-    pub(crate) weight: Option<Vec<usize>>,
+    pub(crate) weight: Option<Vec<Part>>,
     /// What the source calls it.
     pub(crate) name: Option<String>,
     /// Predicted seconds.

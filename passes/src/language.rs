@@ -7,14 +7,14 @@ mod analysis;
 mod attributes;
 mod shape;
 
-pub(crate) use analysis::{Data, Types, row_axis};
+pub(crate) use analysis::{Data, Part, Types, is_laid_out, needs, row_axis};
 pub(crate) use attributes::{Attr, code_text};
 pub(crate) use shape::{default_dtype, leads_with_past, node_type, rows};
 
 use egg::{Id, Language};
 use moec_ir::graph::{Groups, ReduceFn, Rotary};
 use moec_ir::kernel::Scalar;
-use moec_ir::{DType, Op, Real};
+use moec_ir::{DType, Op, Real, ScaleFormat};
 
 /// The e-graph of one function.
 pub(crate) type EGraph = egg::EGraph<Node, Types>;
@@ -38,10 +38,15 @@ pub(crate) enum Term {
     /// The operand's rows where they lie in a cache: the same numbers, but row `i` of sequence
     /// `b` at cache row `cache_start[b] + i` instead of packed. Only attention reads it.
     InCache,
-    /// The sum that [`Kernel::AddRmsNorm`] keeps.
-    Summed,
-    /// The normalised sum that [`Kernel::AddRmsNorm`] returns.
-    Normed,
+    /// The first result of a kernel that has two ([`Kernel::second`]); the kernel's own class has
+    /// its type.
+    First,
+    /// The second result of a kernel that has two: shaped as the first but for the last axis, of
+    /// which it has one element for each `per`.
+    Second {
+        /// Elements of the first result for one of the second.
+        per: u64,
+    },
     /// A kernel.
     Kernel(Kernel),
 }
@@ -60,6 +65,30 @@ pub(crate) enum Kernel {
         /// Experts chosen per token.
         top_k: u64,
     },
+    /// `(x)`: two results, [`Op::Quantize`] and [`Op::BlockScale`].
+    Quantize {
+        /// Elements of a row that share a scale.
+        block: u64,
+        /// How scales are rounded.
+        scales: ScaleFormat,
+    },
+    /// `(x, x scale, w, w scale)`: [`Op::Linear`] of dequantised operands.
+    ScaledGemm {
+        /// Rows and columns of a block of the weight.
+        block: [u64; 2],
+    },
+    /// `(x, x scale, w, w scale, add)`: the same and a residual.
+    ScaledGemmAdd {
+        /// Rows and columns of a block of the weight.
+        block: [u64; 2],
+    },
+    /// `(x, x scale, w, w scale, route)`: [`Op::ExpertLinear`] of dequantised operands.
+    ScaledGroupedGemm {
+        /// Experts chosen per token.
+        top_k: u64,
+        /// Rows and columns of a block of the weights.
+        block: [u64; 2],
+    },
     /// `(chosen)`: i32 `[n_experts + 1 + T * k]`, rows sorted by expert.
     RoutePlan {
         /// Number of experts.
@@ -72,8 +101,7 @@ pub(crate) enum Kernel {
         /// Added to the mean of squares.
         eps: Real,
     },
-    /// `(x, residual, w)`: both the sum and its norm; read by [`Term::Summed`] and
-    /// [`Term::Normed`].
+    /// `(x, residual, w)`: two results, the norm of the sum and the sum.
     AddRmsNorm {
         /// Added to the mean of squares.
         eps: Real,
@@ -135,6 +163,11 @@ impl Node {
 }
 
 impl Term {
+    /// Whether the value is a result of a kernel that has two.
+    pub(crate) fn is_result(&self) -> bool {
+        matches!(self, Self::First | Self::Second { .. })
+    }
+
     /// Whether the value is its first operand's memory seen in another way.
     pub(crate) fn is_view(&self) -> bool {
         matches!(

@@ -11,6 +11,7 @@ mod fusion;
 mod layout;
 mod lowering;
 mod pointwise;
+mod scaled;
 mod sharing;
 #[cfg(test)]
 mod tests;

@@ -8,11 +8,12 @@ mod convert;
 mod demand;
 
 pub use checkpoint::{Checkpoint, Tensor, tensor_from_file, tensor_names};
-pub use convert::{can_convert, convert, to_f64};
+pub use convert::{can_convert, convert, dequantize, to_f64};
 pub(crate) use demand::param_tensors;
 pub use demand::{Demand, fill};
 
 use crate::Result;
+use moec_ir::DType;
 use moec_ir::plan::Weight;
 use std::ops::ControlFlow;
 
@@ -38,6 +39,12 @@ pub fn weight_bytes(weight: &Weight) -> u64 {
     elements.and_then(|n| n.checked_mul(weight.dtype.bytes())).unwrap_or(u64::MAX)
 }
 
+/// Of `of` equal shares of some elements, number `at`.
+fn share<T>(elements: &[T], at: u64, of: u64) -> &[T] {
+    let one = elements.len() / of as usize;
+    &elements[at as usize * one..][..one]
+}
+
 /// Produces the bytes of a weight for a layer in the order in which they lie on the device,
 /// piece by piece: for each expert, each part's rows.
 ///
@@ -53,21 +60,30 @@ pub fn assemble(
 ) -> Result<()> {
     for expert in 0..weight.outer {
         for part in &weight.parts {
-            let name = fill(&part.tensor, layer, expert);
-            let tensor = checkpoint.get(&name, &part.shape, weight.dtype)?;
-            let mut bytes = tensor.bytes;
-            if weight.outer > 1 && !part.tensor.contains("{e}") {
-                let one = bytes.len() / weight.outer as usize;
-                bytes = &bytes[expert as usize * one..][..one];
-            }
             let mut failure = None;
-            convert(bytes, tensor.dtype, weight.dtype, CHUNK, |chunk| match sink(chunk) {
+            let give = |chunk: &[u8]| match sink(chunk) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(e) => {
                     failure = Some(e);
                     ControlFlow::Break(())
                 }
-            });
+            };
+            let stored = if part.scale.is_some() { DType::F8e4m3 } else { weight.dtype };
+            let tensor = checkpoint.get(&fill(&part.tensor, layer, expert), &part.shape, stored)?;
+            // Of one tensor for all experts, the part of this one.
+            let whole = weight.outer > 1 && !part.tensor.contains("{e}");
+            let (at, of) = if whole { (expert, weight.outer) } else { (0, 1) };
+            let bytes = share(tensor.bytes, at, of);
+            match &part.scale {
+                None => convert(bytes, tensor.dtype, weight.dtype, CHUNK, give),
+                Some(scale) => {
+                    let name = fill(&scale.tensor, layer, expert);
+                    let scales = checkpoint.get(&name, &scale.shape(&part.shape), DType::F32)?;
+                    let factors = to_f64(scales.bytes, scales.dtype);
+                    let (factors, coded) = (share(&factors, at, of), (bytes, tensor.dtype));
+                    dequantize(coded, &part.shape, factors, scale.block, weight.dtype, give);
+                }
+            }
             if let Some(e) = failure {
                 return Err(e);
             }

@@ -149,8 +149,11 @@ fn experts_parts_and_rows_lie_in_that_order() {
         ("l.3.e.1.up".to_owned(), tensor(30, &[2, 2])),
         ("l.3.stacked".to_owned(), tensor(40, &[2, 1, 2])),
     ]);
-    let part =
-        |tensor: &str, shape: &[u64]| WeightPart { tensor: tensor.into(), shape: shape.into() };
+    let part = |tensor: &str, shape: &[u64]| WeightPart {
+        tensor: tensor.into(),
+        shape: shape.into(),
+        scale: None,
+    };
     let weight = Weight {
         dtype: DType::F32,
         outer: 2,

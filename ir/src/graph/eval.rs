@@ -6,6 +6,7 @@
 
 mod attention;
 mod ops;
+mod quantize;
 mod tensor;
 
 pub use ops::eval_op;

@@ -1,7 +1,7 @@
 //! The operations of the graph.
 
 use super::Rotary;
-use crate::{Dim, Real};
+use crate::{Dim, Real, ScaleFormat};
 use serde::{Deserialize, Serialize};
 
 /// A tensor operation.
@@ -67,6 +67,30 @@ pub enum Op {
     RmsNorm {
         /// Added to the mean of squares.
         eps: Real,
+    },
+
+    /// `x [R.., K] -> [R.., K]` (f8e4m3): each element divided by its block's
+    /// [`Op::BlockScale`] and rounded to e4m3, to nearest even, saturating (DeepSeek-V3 3.3.2).
+    Quantize {
+        /// Elements of a row that share a scale; the last block may be shorter.
+        block: u64,
+        /// How scales are rounded.
+        scales: ScaleFormat,
+    },
+    /// `x [R.., K] -> [R.., ceil(K / block)]` (f32): the greatest magnitude of each block over
+    /// 448, the greatest e4m3; 1 for a block of zeros (DeepSeek-V3 3.3.2).
+    BlockScale {
+        /// Elements of a row that share a scale; the last block may be shorter.
+        block: u64,
+        /// How scales are rounded.
+        scales: ScaleFormat,
+    },
+    /// `q [.., N, K], scale [.., ceil(N / rows), ceil(K / columns)] -> [.., N, K]`: each element
+    /// times its block's scale. With blocks of one row the leading axes are any, as in what
+    /// [`Op::Quantize`] gives.
+    Dequantize {
+        /// Rows and columns that share a scale; the last blocks may be smaller.
+        block: [u64; 2],
     },
 
     /// `x [T, D] or [T, H, D] -> ` the same shape, rotated by each token's position.

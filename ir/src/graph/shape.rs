@@ -57,6 +57,16 @@ pub fn infer(op: &Op, operands: &[&[Dim]], own: Option<&[Dim]>) -> Result<Shape,
             )?;
             Ok(operands[0].to_vec())
         }
+        Op::Quantize { block, .. } => {
+            need_rank(op, operands[0], 1, "operand")?;
+            in_blocks(operands[0], *block)?;
+            Ok(operands[0].to_vec())
+        }
+        Op::BlockScale { block, .. } => {
+            need_rank(op, operands[0], 1, "operand")?;
+            in_blocks(operands[0], *block)
+        }
+        Op::Dequantize { block } => dequantize(op, operands[0], operands[1], *block),
         Op::Rotary(r) => {
             let x = operands[0];
             if !(2..=3).contains(&x.len()) {
@@ -92,6 +102,8 @@ fn arity(op: &Op) -> Option<usize> {
         | Op::Unary(_)
         | Op::Reduce(_)
         | Op::Softmax
+        | Op::Quantize { .. }
+        | Op::BlockScale { .. }
         | Op::Rotary(_)
         | Op::CausalSoftmax
         | Op::TopK { .. } => 1,
@@ -205,6 +217,48 @@ fn layout(op: &Op, operands: &[&[Dim]]) -> Result<Shape, String> {
             }
         }
         _ => Err(format!("`{}` is not an operation of layout", op.name())),
+    }
+}
+
+/// A shape with one element in place of each block of the last axis.
+///
+/// # Errors
+/// Where the blocks are empty, or the axis is longer than any size known when a model is
+/// compiled.
+pub fn in_blocks(shape: &[Dim], block: u64) -> Result<Shape, String> {
+    let Some((last, outer)) = shape.split_last() else {
+        return Err("a number has no blocks".into());
+    };
+    let count = match (block, last.constant()) {
+        (0, _) => return Err("a block of 0 elements".into()),
+        (1, _) => last.clone(),
+        (_, Some(n)) => Dim::from(n.div_ceil(block)),
+        (_, None) => return Err(format!("an axis of size {last} has no fixed number of blocks")),
+    };
+    Ok([outer, &[count]].concat())
+}
+
+fn dequantize(
+    op: &Op,
+    q: &[Dim],
+    scale: &[Dim],
+    [rows, columns]: [u64; 2],
+) -> Result<Shape, String> {
+    need_rank(op, q, if rows == 1 { 1 } else { 2 }, "operand")?;
+    let mut wanted = in_blocks(q, columns)?;
+    if rows != 1 {
+        let n = q.len() - 2;
+        wanted[n] = in_blocks(&q[n..=n], rows)?.remove(0);
+    }
+    if wanted == scale {
+        Ok(q.to_vec())
+    } else {
+        Err(format!(
+            "{} in blocks of [{rows}, {columns}] has scales {}, not {}",
+            show(q),
+            show(&wanted),
+            show(scale)
+        ))
     }
 }
 

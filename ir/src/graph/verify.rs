@@ -112,6 +112,14 @@ fn verify_dtypes(op: &Op, operands: &[&TensorType], result: DType) -> Result<(),
             return Err(format!("operand {i} must have {wanted}, not {}", ty.dtype));
         }
     }
+    let wanted = match op {
+        Op::Quantize { .. } => Some(DType::F8e4m3),
+        Op::BlockScale { .. } => Some(DType::F32),
+        _ => None,
+    };
+    if let Some(wanted) = wanted.filter(|w| *w != result) {
+        return Err(format!("`{}` returns {wanted}", op.name()));
+    }
     match op {
         Op::TopK { .. } if result != DType::I32 => Err("`top_k` returns i32".into()),
         op if is_layout(op) && operands.iter().any(|t| t.dtype != result) => {

@@ -57,8 +57,11 @@ impl Plan {
     fn write_function(&self, f: &mut fmt::Formatter<'_>, function: &PlanFunction) -> fmt::Result {
         writeln!(f, "\nfn {} {{", function.name)?;
         for (i, weight) in function.weights.iter().enumerate() {
-            let parts: Vec<String> =
-                weight.parts.iter().map(|p| format!("{:?} {:?}", p.tensor, p.shape)).collect();
+            let part = |p: &super::WeightPart| match &p.scale {
+                None => format!("{:?} {:?}", p.tensor, p.shape),
+                Some(s) => format!("{:?} {:?} by {:?} {:?}", p.tensor, p.shape, s.tensor, s.block),
+            };
+            let parts: Vec<String> = weight.parts.iter().map(part).collect();
             let parts = parts.join(", ");
             writeln!(f, "  weight {i}: {} [{}; {parts}]", weight.dtype, weight.outer)?;
         }

@@ -3,7 +3,7 @@
 use super::instance::{Choice, Instance, Way};
 use super::{ChosenValue, Extracted};
 use crate::cost::CostModel;
-use crate::language::{EGraph, Node};
+use crate::language::{EGraph, Node, needs};
 use egg::Id;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,11 +42,12 @@ impl<'a> Problem<'a> {
         ordered.sort_by_key(|id| numbers[id]);
         let (mut classes, mut ways) = (vec![], vec![]);
         for id in ordered {
-            let usable = costs[&id].iter().filter(|(n, _)| can_compute(egraph, &computable, n));
+            let usable = costs[&id].iter().filter(|(n, _)| can_compute(egraph, &computable, id, n));
             let (nodes, own): (Vec<Node>, Vec<Way>) = usable
                 .map(|(node, cost)| {
+                    let needed = needs(egraph, id, node).iter();
                     let mut operands: Vec<usize> =
-                        node.children.iter().map(|c| numbers[&egraph.find(*c)]).collect();
+                        needed.map(|c| numbers[&egraph.find(*c)]).collect();
                     operands.sort_unstable();
                     operands.dedup();
                     ((*node).clone(), Way { cost: *cost, operands })
@@ -74,7 +75,8 @@ impl<'a> Problem<'a> {
             let (id, nodes) = &self.classes[class];
             let node = &nodes[choice[class]];
             let data = &self.egraph[*id].data;
-            let operands = node.children.iter().map(|c| place[&self.egraph.find(*c)]).collect();
+            let needed = needs(self.egraph, *id, node).iter();
+            let operands = needed.map(|c| place[&self.egraph.find(*c)]).collect();
             place.insert(*id, values.len());
             values.push(ChosenValue {
                 node: node.clone(),
@@ -96,7 +98,8 @@ fn computable(egraph: &EGraph, costs: &BTreeMap<Id, Vec<(&Node, f64)>>) -> BTree
     loop {
         let before = known.len();
         for (id, nodes) in costs {
-            if !known.contains(id) && nodes.iter().any(|(n, _)| can_compute(egraph, &known, n)) {
+            if !known.contains(id) && nodes.iter().any(|(n, _)| can_compute(egraph, &known, *id, n))
+            {
                 known.insert(*id);
             }
         }
@@ -106,8 +109,8 @@ fn computable(egraph: &EGraph, costs: &BTreeMap<Id, Vec<(&Node, f64)>>) -> BTree
     }
 }
 
-fn can_compute(egraph: &EGraph, known: &BTreeSet<Id>, node: &Node) -> bool {
-    node.children.iter().all(|c| known.contains(&egraph.find(*c)))
+fn can_compute(egraph: &EGraph, known: &BTreeSet<Id>, class: Id, node: &Node) -> bool {
+    needs(egraph, class, node).iter().all(|c| known.contains(&egraph.find(*c)))
 }
 
 /// Numbers of the computable classes below the outputs: operands mostly before users, which
@@ -134,8 +137,8 @@ fn reachable(
             }
             stack.push((id, true));
             for (node, _) in &costs[&id] {
-                if can_compute(egraph, computable, node) {
-                    stack.extend(node.children.iter().map(|c| (egraph.find(*c), false)));
+                if can_compute(egraph, computable, id, node) {
+                    stack.extend(needs(egraph, id, node).iter().map(|c| (egraph.find(*c), false)));
                 }
             }
         }

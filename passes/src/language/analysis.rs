@@ -3,7 +3,7 @@
 use super::shape::node_type;
 use super::{EGraph, Node, Term};
 use egg::{Analysis, DidMerge, Id};
-use moec_ir::{Function, Op, Real, TensorType};
+use moec_ir::{DType, Function, Op, Real, TensorType};
 
 /// The types of a function's leaves.
 #[derive(Clone, Debug, Default)]
@@ -20,9 +20,29 @@ pub(crate) struct Data {
     pub(crate) ty: TensorType,
     /// The parameters that make up the value when stacked along their rows, if that is what it
     /// is: such a value is laid out once, when weights are loaded.
-    pub(crate) weight: Option<Vec<usize>>,
+    pub(crate) weight: Option<Vec<Part>>,
     /// The number, if it is one.
     pub(crate) constant: Option<Real>,
+}
+
+/// A parameter as it stands in a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Part {
+    /// The parameter.
+    pub(crate) param: usize,
+    /// How it is dequantised when it is loaded, where it is.
+    pub(crate) scaled: Option<Scaled>,
+}
+
+/// An FP8 parameter in another type, by its scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Scaled {
+    /// The parameter that holds the scales.
+    pub(crate) scale: usize,
+    /// Rows and columns that share one.
+    pub(crate) block: [u64; 2],
+    /// The type that the products have.
+    pub(crate) dtype: DType,
 }
 
 impl Types {
@@ -71,7 +91,7 @@ impl Analysis<Node> for Types {
             from.ty
         );
         // Fewer parameters first: a whole one is better than the same in slices.
-        let key = |w: &Option<Vec<usize>>| w.as_ref().map(|w| (w.len(), w.clone()));
+        let key = |w: &Option<Vec<Part>>| w.as_ref().map(|w| (w.len(), w.clone()));
         let take_weight = match (key(&to.weight), key(&from.weight)) {
             (Some(a), Some(b)) => b < a,
             (None, Some(_)) => true,
@@ -91,9 +111,18 @@ impl Analysis<Node> for Types {
 }
 
 /// The parameters a node stacks along their rows.
-fn weight(egraph: &EGraph, node: &Node) -> Option<Vec<usize>> {
+fn weight(egraph: &EGraph, node: &Node) -> Option<Vec<Part>> {
     match &node.term {
-        Term::Math(Op::Param(i)) => Some(vec![*i]),
+        Term::Math(Op::Param(i)) => Some(vec![Part { param: *i, scaled: None }]),
+        Term::Math(Op::Dequantize { block }) => {
+            let stored = |child: &Id| match egraph[*child].data.weight.as_deref()? {
+                [Part { param, scaled: None }] => Some(*param),
+                _ => None,
+            };
+            let (param, scale) = (stored(node.children.first()?)?, stored(node.children.get(1)?)?);
+            let scaled = Scaled { scale, block: *block, dtype: node.dtype };
+            Some(vec![Part { param, scaled: Some(scaled) }])
+        }
         Term::Math(Op::Concat { axis }) => {
             let rank = egraph[*node.children.first()?].data.ty.shape.len();
             if Some(*axis) != row_axis(rank) {
@@ -107,6 +136,18 @@ fn weight(egraph: &EGraph, node: &Node) -> Option<Vec<usize>> {
         }
         _ => None,
     }
+}
+
+/// What must be there before a node of a class is computed: its operands, but nothing for a
+/// weight, which is laid out when it is loaded.
+pub(crate) fn needs<'a>(egraph: &EGraph, class: Id, node: &'a Node) -> &'a [Id] {
+    if is_laid_out(egraph, class, node) { &[] } else { &node.children }
+}
+
+/// Whether a node is made when weights are loaded: parameters side by side or dequantised.
+pub(crate) fn is_laid_out(egraph: &EGraph, class: Id, node: &Node) -> bool {
+    let makes_weights = matches!(node.term, Term::Math(Op::Concat { .. } | Op::Dequantize { .. }));
+    makes_weights && egraph[class].data.weight.is_some()
 }
 
 /// The axis along which weights of a rank are stacked: `[N]`, `[N, K]` and `[E, N, K]`.

@@ -4,7 +4,7 @@ use super::{Kernel, Node, Term};
 use moec_ir::graph::shape::show;
 use moec_ir::graph::{BinaryFn, Groups, ReduceFn, Rotary, UnaryFn};
 use moec_ir::kernel::Scalar;
-use moec_ir::{DType, Dim, Op, Real};
+use moec_ir::{DType, Dim, Op, Real, ScaleFormat};
 use std::fmt;
 
 /// A value that is fixed when the model is compiled and stands inside an operation.
@@ -26,6 +26,8 @@ pub(crate) enum Attr {
     Reduce(ReduceFn),
     /// An element type.
     DType(DType),
+    /// A format of scales.
+    Scales(ScaleFormat),
     /// The body of a pointwise kernel.
     Code(Vec<Scalar>),
 }
@@ -68,8 +70,8 @@ impl Term {
         match self {
             Self::Math(op) => op_name(op),
             Self::InCache => "in_cache",
-            Self::Summed => "summed",
-            Self::Normed => "normed",
+            Self::First => "first",
+            Self::Second { .. } => "second",
             Self::Kernel(k) => k.name(),
         }
     }
@@ -78,17 +80,18 @@ impl Term {
     pub(crate) fn attributes(&self) -> Vec<Attr> {
         match self {
             Self::Math(op) => op_attributes(op),
-            Self::InCache | Self::Summed | Self::Normed => vec![],
+            Self::InCache | Self::First => vec![],
+            Self::Second { per } => vec![Attr::Int(*per)],
             Self::Kernel(k) => k.attributes(),
         }
     }
 
     /// The term of a name and attributes, if there is one.
     pub(crate) fn from_parts(name: &str, attrs: &[Attr]) -> Option<Self> {
-        match name {
-            "in_cache" => Some(Self::InCache),
-            "summed" => Some(Self::Summed),
-            "normed" => Some(Self::Normed),
+        match (name, attrs) {
+            ("in_cache", _) => Some(Self::InCache),
+            ("first", _) => Some(Self::First),
+            ("second", [Attr::Int(per)]) => Some(Self::Second { per: *per }),
             _ if name.starts_with('@') => Kernel::from_parts(name, attrs).map(Self::Kernel),
             _ => op_from_parts(name, attrs).map(Self::Math),
         }
@@ -116,6 +119,9 @@ fn op_name(op: &Op) -> &'static str {
         Op::Reduce(_) => "reduce",
         Op::Softmax => "softmax",
         Op::RmsNorm { .. } => "rms_norm",
+        Op::Quantize { .. } => "quantize",
+        Op::BlockScale { .. } => "block_scale",
+        Op::Dequantize { .. } => "dequantize",
         Op::Rotary(_) => "rotary",
         Op::Append => "append",
         Op::Attend { .. } => "attend",
@@ -138,6 +144,10 @@ fn op_attributes(op: &Op) -> Vec<Attr> {
         Op::Transpose(order) => vec![Attr::Order(order.clone())],
         Op::Reduce(f) => vec![Attr::Reduce(*f)],
         Op::RmsNorm { eps } => vec![Attr::Real(*eps)],
+        Op::Quantize { block, scales } | Op::BlockScale { block, scales } => {
+            vec![Attr::Int(*block), Attr::Scales(*scales)]
+        }
+        Op::Dequantize { block: [rows, columns] } => vec![Attr::Int(*rows), Attr::Int(*columns)],
         Op::Rotary(r) => vec![Attr::Rotary(*r)],
         Op::Attend { scale } => vec![Attr::Real(*scale)],
         Op::TopK { k, groups } => vec![Attr::Int(*k), Attr::Groups(*groups)],
@@ -163,6 +173,15 @@ fn op_from_parts(name: &str, attrs: &[Attr]) -> Option<Op> {
         ("reduce", [Attr::Reduce(f)]) => Op::Reduce(*f),
         ("softmax", []) => Op::Softmax,
         ("rms_norm", [Attr::Real(eps)]) => Op::RmsNorm { eps: *eps },
+        ("quantize", [Attr::Int(block), Attr::Scales(scales)]) => {
+            Op::Quantize { block: *block, scales: *scales }
+        }
+        ("block_scale", [Attr::Int(block), Attr::Scales(scales)]) => {
+            Op::BlockScale { block: *block, scales: *scales }
+        }
+        ("dequantize", [Attr::Int(rows), Attr::Int(columns)]) => {
+            Op::Dequantize { block: [*rows, *columns] }
+        }
         ("rotary", [Attr::Rotary(r)]) => Op::Rotary(*r),
         ("append", []) => Op::Append,
         ("attend", [Attr::Real(scale)]) => Op::Attend { scale: *scale },
@@ -189,6 +208,10 @@ impl Kernel {
             Self::GemmAdd => "@gemm_add",
             Self::HeadGemm => "@head_gemm",
             Self::GroupedGemm { .. } => "@grouped_gemm",
+            Self::Quantize { .. } => "@quantize",
+            Self::ScaledGemm { .. } => "@scaled_gemm",
+            Self::ScaledGemmAdd { .. } => "@scaled_gemm_add",
+            Self::ScaledGroupedGemm { .. } => "@scaled_grouped_gemm",
             Self::RoutePlan { .. } => "@route_plan",
             Self::Combine => "@combine",
             Self::RmsNorm { .. } => "@rms_norm",
@@ -211,6 +234,14 @@ impl Kernel {
     fn attributes(&self) -> Vec<Attr> {
         match self {
             Self::GroupedGemm { top_k } => vec![Attr::Int(*top_k)],
+            Self::Quantize { block, scales } => vec![Attr::Int(*block), Attr::Scales(*scales)],
+            Self::ScaledGemm { block: [rows, columns] }
+            | Self::ScaledGemmAdd { block: [rows, columns] } => {
+                vec![Attr::Int(*rows), Attr::Int(*columns)]
+            }
+            Self::ScaledGroupedGemm { top_k, block: [rows, columns] } => {
+                vec![Attr::Int(*top_k), Attr::Int(*rows), Attr::Int(*columns)]
+            }
             Self::RoutePlan { n_experts } => vec![Attr::Int(*n_experts)],
             Self::RmsNorm { eps } => vec![Attr::Real(*eps)],
             Self::AddRmsNorm { eps, sum } => vec![Attr::Real(*eps), Attr::DType(*sum)],
@@ -231,6 +262,18 @@ impl Kernel {
             ("@gemm_add", []) => Self::GemmAdd,
             ("@head_gemm", []) => Self::HeadGemm,
             ("@grouped_gemm", [Attr::Int(k)]) => Self::GroupedGemm { top_k: *k },
+            ("@quantize", [Attr::Int(block), Attr::Scales(scales)]) => {
+                Self::Quantize { block: *block, scales: *scales }
+            }
+            ("@scaled_gemm", [Attr::Int(rows), Attr::Int(columns)]) => {
+                Self::ScaledGemm { block: [*rows, *columns] }
+            }
+            ("@scaled_gemm_add", [Attr::Int(rows), Attr::Int(columns)]) => {
+                Self::ScaledGemmAdd { block: [*rows, *columns] }
+            }
+            ("@scaled_grouped_gemm", [Attr::Int(k), Attr::Int(rows), Attr::Int(columns)]) => {
+                Self::ScaledGroupedGemm { top_k: *k, block: [*rows, *columns] }
+            }
             ("@route_plan", [Attr::Int(n)]) => Self::RoutePlan { n_experts: *n },
             ("@combine", []) => Self::Combine,
             ("@rms_norm", [Attr::Real(eps)]) => Self::RmsNorm { eps: *eps },
@@ -261,6 +304,7 @@ impl fmt::Display for Attr {
             Self::Groups(Some(g)) => write!(f, "{} of {} groups", g.keep, g.count),
             Self::Reduce(r) => f.write_str(&format!("{r:?}").to_lowercase()),
             Self::DType(d) => write!(f, "{d}"),
+            Self::Scales(format) => f.write_str(&format!("{format:?}").to_lowercase()),
             Self::Code(code) => f.write_str(&code_text(code)),
         }
     }

@@ -1,7 +1,7 @@
 //! Types of nodes from the types of their operands.
 
 use super::{Kernel, Node, Term};
-use moec_ir::graph::shape::{broadcast, infer};
+use moec_ir::graph::shape::{broadcast, in_blocks, infer};
 use moec_ir::{DType, Dim, Op, Sym, TensorType};
 
 /// The type of a node's value. `own` is the type of the input, parameter or cache row that a
@@ -20,7 +20,8 @@ pub(crate) fn node_type(
             check_dtypes(op, node.dtype, operands)?;
             infer(op, &shapes, own.map(|t| t.shape.as_slice()))?
         }
-        Term::InCache | Term::Summed | Term::Normed => first(&shapes)?.to_vec(),
+        Term::InCache | Term::First => first(&shapes)?.to_vec(),
+        Term::Second { per } => in_blocks(first(&shapes)?, *per)?,
         Term::Kernel(kernel) => kernel_shape(kernel, &shapes)?,
     };
     Ok(TensorType { dtype: node.dtype, shape })
@@ -56,6 +57,20 @@ fn kernel_shape(kernel: &Kernel, shapes: &[&[Dim]]) -> Result<Vec<Dim>, String> 
             }
             _ => Err("`@grouped_gemm` takes x, w and a route".into()),
         },
+        Kernel::Quantize { .. } => Ok(first(shapes)?.to_vec()),
+        Kernel::ScaledGemm { .. } | Kernel::ScaledGemmAdd { .. } => match shapes {
+            [x, _, w, _, ..] => infer(&Op::Linear, &[x, w], None),
+            _ => Err("`@scaled_gemm` takes x and w, each with its scales".into()),
+        },
+        Kernel::ScaledGroupedGemm { top_k, .. } => {
+            match shapes {
+                [x, _, w, _, _] if w.len() == 3 && !x.is_empty() => {
+                    Ok(vec![x[0].clone(), Dim::from(*top_k), w[1].clone()])
+                }
+                _ => Err("`@scaled_grouped_gemm` takes x and w, each with its scales, and a route"
+                    .into()),
+            }
+        }
         Kernel::RoutePlan { n_experts } => {
             Ok(vec![Dim::product(first(shapes)?) + Dim::from(n_experts + 1)])
         }
@@ -81,12 +96,14 @@ fn kernel_shape(kernel: &Kernel, shapes: &[&[Dim]]) -> Result<Vec<Dim>, String> 
 }
 
 /// The element type that an inner node of a rule's right side has where the rule does not say:
-/// scores and weights of attention are float32 (they are never stored), an index is i32, and
-/// all else has the type of the activations it is computed from.
+/// scores and weights of attention are float32 (they are never stored), an index is i32, what is
+/// quantised e4m3 and its scales float32, and all else has the type of the activations it is computed from.
 pub(crate) fn default_dtype(term: &Term, operands: &[&TensorType]) -> DType {
     let of = |i: usize| operands.get(i).map_or(DType::F32, |t| t.dtype);
     match term {
         Term::Math(Op::Scores | Op::CausalSoftmax | Op::Constant(_)) => DType::F32,
+        Term::Math(Op::BlockScale { .. }) => DType::F32,
+        Term::Math(Op::Quantize { .. }) | Term::Kernel(Kernel::Quantize { .. }) => DType::F8e4m3,
         Term::Math(Op::Mix) => of(1),
         Term::Math(Op::TopK { .. })
         | Term::Kernel(Kernel::RoutePlan { .. } | Kernel::TopK { .. }) => DType::I32,

@@ -208,15 +208,17 @@ impl Emitter<'_> {
         self.out.tables.insert_full(table).0
     }
 
-    /// The values that read the two results of a kernel that adds and normalises.
+    /// The values that are the first and the second result of a kernel that has two.
     pub(super) fn results(&self, both: usize) -> (Option<usize>, Option<usize>) {
-        let reader = |term: Term| {
+        let reader = |first: bool| {
             let reads = |v: &crate::extract::ChosenValue| {
-                v.node.term == term && v.operands.first() == Some(&both)
+                v.node.term.is_result()
+                    && (v.node.term == Term::First) == first
+                    && v.operands.first() == Some(&both)
             };
             self.extracted.values.iter().position(reads)
         };
-        (reader(Term::Summed), reader(Term::Normed))
+        (reader(true), reader(false))
     }
 
     /// Says that a value has been written by the kernel of another.
@@ -236,7 +238,7 @@ impl Emitter<'_> {
             Term::Math(Op::Input(i)) => {
                 self.places[value] = Some(self.dense(Root::Input(*i), &ty, value)?);
             }
-            Term::Math(Op::Param(_) | Op::Concat { .. }) => {
+            Term::Math(Op::Param(_) | Op::Concat { .. } | Op::Dequantize { .. }) => {
                 let parts = chosen.weight.clone().unwrap_or_default();
                 self.places[value] = self.weights.place(self.function, &parts, &ty);
             }
@@ -257,7 +259,7 @@ impl Emitter<'_> {
             // Caches are read through what wrote to them.
             Term::Math(Op::Cache(_)) => {}
             // Written where the kernel of both was launched.
-            Term::Summed | Term::Normed => {
+            Term::First | Term::Second { .. } => {
                 debug_assert!(self.has_place(value), "the kernel of both results went before");
             }
             Term::Kernel(kernel) => {

@@ -7,6 +7,8 @@ use moec_ir::kernel::{KernelSpec, Scalar, View};
 use moec_ir::plan::{StepInput, Table};
 use moec_ir::{DType, Diagnostic, Dim, Op, Real, TensorType};
 
+mod scaled;
+
 /// Rows of a table whose length no plan knows: a cache.
 const UNKNOWN_ROWS: u64 = i32::MAX as u64;
 
@@ -54,6 +56,13 @@ impl Emitter<'_> {
             Kernel::Gemm | Kernel::GemmAdd => self.gemm(value, operands),
             Kernel::HeadGemm => self.head_gemm(value, operands),
             Kernel::GroupedGemm { top_k } => self.grouped_gemm(value, *top_k, operands),
+            Kernel::Quantize { block, scales } => self.quantize(value, *block, *scales, operands),
+            Kernel::ScaledGemm { block } | Kernel::ScaledGemmAdd { block } => {
+                self.scaled_gemm(value, *block, operands)
+            }
+            Kernel::ScaledGroupedGemm { top_k, block } => {
+                self.scaled_grouped_gemm(value, *top_k, *block, operands)
+            }
             Kernel::RoutePlan { n_experts } => self.route_plan(value, *n_experts, operands),
             Kernel::Combine => self.combine(value, operands),
             Kernel::RmsNorm { eps } => self.rms_norm(value, *eps, operands),
@@ -105,13 +114,18 @@ impl Emitter<'_> {
         self.written(value)
     }
 
-    fn grouped_gemm(&mut self, value: usize, top_k: u64, operands: &[usize]) -> Done {
-        let x = self.ty(operands[0]).clone();
-        let shape = match x.shape.as_slice() {
+    /// What experts read, as `[T, k or 1, K]`.
+    fn routed_rows(&mut self, value: usize) -> Result<Place, Diagnostic> {
+        let ty = self.ty(value);
+        let shape = match ty.shape.as_slice() {
             [tokens, k] => vec![tokens.clone(), one(), k.clone()],
-            _ => x.shape.clone(),
+            _ => ty.shape.clone(),
         };
-        let a = self.operand(operands[0], &shape)?;
+        self.operand(value, &shape)
+    }
+
+    fn grouped_gemm(&mut self, value: usize, top_k: u64, operands: &[usize]) -> Done {
+        let a = self.routed_rows(operands[0])?;
         let w = self.place(operands[1])?;
         let route = self.dense_operand(operands[2])?;
         let c = self.target(value, &self.ty(value).shape.clone())?;
@@ -161,7 +175,7 @@ impl Emitter<'_> {
         let x = self.operand(operands[0], &shape)?;
         let residual = self.operand(operands[1], &shape)?;
         let weight = self.place(operands[2])?;
-        let (summed, normed) = self.results(value);
+        let (normed, summed) = self.results(value);
         let sum = match summed {
             Some(summed) => self.target(summed, &shape)?,
             None => {

@@ -1,7 +1,7 @@
 //! What people read beside a launch: which values of the source it computes, and from what.
 
 use crate::extract::Extracted;
-use crate::language::{Kernel, Term, code_text};
+use crate::language::{Kernel, Part, Term, code_text};
 use moec_ir::Function;
 
 /// A line for each value: `q = gemm by attention.q_b`. The name is the source's, or those of the
@@ -21,7 +21,7 @@ fn names(extracted: &Extracted) -> Vec<String> {
         values.iter().map(|v| v.name.iter().cloned().collect()).collect();
     for at in (0..values.len()).rev() {
         let term = &values[at].node.term;
-        if term.is_view() || matches!(term, Term::Summed | Term::Normed) {
+        if term.is_view() || term.is_result() {
             let of = values[at].operands[0];
             for name in names[at].clone() {
                 if values[of].name.is_none() && !names[of].contains(&name) {
@@ -41,7 +41,7 @@ fn description(function: &Function, extracted: &Extracted, at: usize) -> String 
         .operands
         .iter()
         .flat_map(|o| weight_behind(extracted, *o))
-        .map(|p| function.params[p].name.as_str())
+        .map(|p| function.params[p.param].name.as_str())
         .collect();
     let mut text = match kernel {
         Kernel::Pointwise(code) => code_text(code),
@@ -59,7 +59,7 @@ fn description(function: &Function, extracted: &Extracted, at: usize) -> String 
 }
 
 /// The parameters of which a value is a view.
-fn weight_behind(extracted: &Extracted, mut at: usize) -> Vec<usize> {
+fn weight_behind(extracted: &Extracted, mut at: usize) -> Vec<Part> {
     while extracted.values[at].node.term.is_view() {
         at = extracted.values[at].operands[0];
     }

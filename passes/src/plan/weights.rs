@@ -2,25 +2,24 @@
 
 use super::place::{Place, Root};
 use crate::extract::Extracted;
-use crate::language::{Term, row_axis};
-use moec_ir::graph::Param;
-use moec_ir::plan::{Weight, WeightPart};
-use moec_ir::{Function, Op, TensorType};
+use crate::language::{Part, Term, row_axis};
+use moec_ir::plan::{PartScale, Weight, WeightPart};
+use moec_ir::{Function, TensorType};
 
 /// The weights that a function reads: each parameter lies in one place only, alone or stacked.
 pub(super) struct Weights {
     /// Parameters of each weight, stacked along their rows.
-    stacks: Vec<Vec<usize>>,
+    stacks: Vec<Vec<Part>>,
 }
 
 impl Weights {
     /// The weights that the chosen values need: of two where one is a part of the other, the
     /// whole alone.
     pub(super) fn of(extracted: &Extracted) -> Self {
-        let mut stacks: Vec<Vec<usize>> = extracted
+        let mut stacks: Vec<Vec<Part>> = extracted
             .values
             .iter()
-            .filter(|v| matches!(v.node.term, Term::Math(Op::Param(_) | Op::Concat { .. })))
+            .filter(|v| v.operands.is_empty() && matches!(v.node.term, Term::Math(_)))
             .filter_map(|v| v.weight.clone())
             .collect();
         stacks.sort();
@@ -34,7 +33,7 @@ impl Weights {
     pub(super) fn place(
         &self,
         function: &Function,
-        parts: &[usize],
+        parts: &[Part],
         ty: &TensorType,
     ) -> Option<Place> {
         let (at, begin) = self
@@ -44,8 +43,8 @@ impl Weights {
             .find_map(|(at, whole)| begin_of(parts, whole).map(|begin| (at, begin)))?;
         let stack = &self.stacks[at];
         let axis = row_axis(ty.shape.len());
-        let rows = |parts: &[usize]| -> Option<u64> {
-            parts.iter().map(|p| function.params[*p].ty.shape[axis?].constant()).sum()
+        let rows = |parts: &[Part]| -> Option<u64> {
+            parts.iter().map(|p| function.params[p.param].ty.shape[axis?].constant()).sum()
         };
         let mut whole = ty.clone();
         if let Some(axis) = axis.filter(|_| stack.len() > parts.len()) {
@@ -61,13 +60,12 @@ impl Weights {
         self.stacks
             .iter()
             .map(|stack| {
-                let params: Vec<&Param> = stack.iter().map(|p| &function.params[*p]).collect();
-                let first = &params[0].ty;
+                let first = &function.params[stack[0].param].ty;
                 let outer = if first.shape.len() >= 3 { first.shape[0].constant() } else { None };
                 Weight {
-                    dtype: first.dtype,
+                    dtype: stack[0].scaled.map_or(first.dtype, |s| s.dtype),
                     outer: outer.unwrap_or(1),
-                    parts: params.iter().map(|p| part(p)).collect(),
+                    parts: stack.iter().map(|p| part(function, p)).collect(),
                 }
             })
             .collect()
@@ -75,13 +73,17 @@ impl Weights {
 }
 
 /// Where a run of parameters begins in another.
-fn begin_of(parts: &[usize], whole: &[usize]) -> Option<usize> {
+fn begin_of(parts: &[Part], whole: &[Part]) -> Option<usize> {
     (0..=whole.len().checked_sub(parts.len())?).find(|&i| whole[i..].starts_with(parts))
 }
 
 /// With `{e}` in its name, a tensor holds one index of the leading axis.
-fn part(param: &Param) -> WeightPart {
+fn part(function: &Function, part: &Part) -> WeightPart {
+    let param = &function.params[part.param];
+    let scale = part
+        .scaled
+        .map(|s| PartScale { tensor: function.params[s.scale].tensor.clone(), block: s.block });
     let skip = usize::from(param.tensor.contains("{e}"));
     let shape = param.ty.shape.iter().skip(skip).filter_map(moec_ir::Dim::constant).collect();
-    WeightPart { tensor: param.tensor.clone(), shape }
+    WeightPart { tensor: param.tensor.clone(), shape, scale }
 }

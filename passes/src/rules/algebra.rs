@@ -1,7 +1,7 @@
 //! Equalities of mathematics.
 
 use super::conditions::*;
-use super::{Rule, layout, sharing};
+use super::{Rule, layout, scaled, sharing};
 
 /// The table.
 pub(super) fn table() -> Vec<Rule> {
@@ -59,6 +59,14 @@ pub(super) fn table() -> Vec<Rule> {
              slices of expert_linear(x, concat[1](w1, w2), c)",
             &["expert_linear"],
             sharing::share_operand,
+        ),
+        // Blocks of rows stay whole where each weight but the last ends with one.
+        Rule::function(
+            "dequantise-weights-together",
+            "concat[a](dequantize[r, c](w1, s1), ..) => \
+             dequantize[r, c](concat[a](w1, ..), concat[a](s1, ..))",
+            &["concat"],
+            scaled::dequantize_together,
         ),
         // a Σ w y = Σ (a w) y: scales k weights per token and not N elements.
         Rule::equation(

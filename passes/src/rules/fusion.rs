@@ -1,6 +1,6 @@
 //! What one kernel can do at once.
 
-use super::conditions::same_shape;
+use super::conditions::{experts_per_token, number_of_experts, same_shape};
 use super::{Rule, pointwise};
 use crate::language::{Kernel, Node, Term};
 use crate::pattern::Rewriter;
@@ -15,6 +15,30 @@ pub(super) fn table() -> Vec<Rule> {
             .when(same_shape, &["y", "r"]),
         Rule::equation("add-the-gemm-to-it", "add(r, y=linear(x, w)) => @gemm_add(x, w, r)")
             .when(same_shape, &["y", "r"]),
+        // Σ s t (q p): products of quantised operands, scaled block by block (DeepSeek-V3 3.3.2).
+        Rule::equation(
+            "scale-inside-the-gemm",
+            "linear(dequantize[1, c](x, s), dequantize[r, c](w, t)) => @scaled_gemm[r, c](x, s, w, t)",
+        ),
+        Rule::equation(
+            "scale-inside-the-gemm-of-experts",
+            "expert_linear(dequantize[1, c](x, s), dequantize[r, c](w, t), chosen) => \
+             @scaled_grouped_gemm[k, r, c](x, s, w, t, @route_plan[n](chosen))",
+        )
+        .given("k", experts_per_token)
+        .given("n", number_of_experts),
+        Rule::equation(
+            "scale-and-add-inside-the-gemm",
+            "add(y=linear(dequantize[1, c](x, s), dequantize[n, c](w, t)), r) => \
+             @scaled_gemm_add[n, c](x, s, w, t, r)",
+        )
+        .when(same_shape, &["y", "r"]),
+        Rule::equation(
+            "scale-the-gemm-and-add-it",
+            "add(r, y=linear(dequantize[1, c](x, s), dequantize[n, c](w, t))) => \
+             @scaled_gemm_add[n, c](x, s, w, t, r)",
+        )
+        .when(same_shape, &["y", "r"]),
         // Σ w y + r: the shared experts' output and the residual join the sum over experts.
         Rule::function(
             "add-inside-the-combine",
@@ -26,7 +50,7 @@ pub(super) fn table() -> Vec<Rule> {
         Rule::function(
             "add-before-the-norm",
             "add(x, r), rms_norm[eps](add(x, r), w) => \
-             summed(a), normed(a) of a = @add_rms_norm[eps](x, r, w)",
+             second[1](a), first(a) of a = @add_rms_norm[eps](x, r, w)",
             &["rms_norm"],
             add_before_norm,
         ),
@@ -74,8 +98,8 @@ fn add_before_norm(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
         }
         let kernel = Term::Kernel(Kernel::AddRmsNorm { eps, sum: sum_type });
         let Some(both) = rw.add(kernel, node.dtype, vec![x, residual, weight]) else { continue };
-        let normed = rw.add(Term::Normed, node.dtype, vec![both]);
-        let summed = rw.add(Term::Summed, sum_type, vec![both]);
+        let normed = rw.add(Term::First, node.dtype, vec![both]);
+        let summed = rw.add(Term::Second { per: 1 }, sum_type, vec![both]);
         if let (Some(normed), Some(summed)) = (normed, summed) {
             rw.equate(class, normed);
             rw.equate(sum, summed);

@@ -3,7 +3,7 @@
 //! tokens with all keys are never stored.
 
 use super::conditions::*;
-use super::{Rule, attention, pointwise};
+use super::{Rule, attention, pointwise, scaled};
 use crate::language::{Kernel, Node, Term};
 use crate::pattern::Rewriter;
 use egg::Id;
@@ -21,6 +21,19 @@ pub(super) fn table() -> Vec<Rule> {
         )
         .given("k", experts_per_token)
         .given("n", number_of_experts),
+        // q and s from one reading of x (DeepSeek-V3 3.3.2).
+        Rule::equation("quantising-is-a-kernel", "quantize[b, f](x) => first(@quantize[b, f](x))"),
+        Rule::equation(
+            "scales-are-its-second-result",
+            "block_scale[b, f](x) => second[b](@quantize[b, f](x))",
+        ),
+        // A block of a row is an axis of its own, along which its scale repeats.
+        Rule::function(
+            "dequantising-is-a-product",
+            "dequantize[1, c](q, s) => mul(q, s) by blocks",
+            &["dequantize"],
+            scaled::lower_dequantize,
+        ),
         Rule::equation("combine-is-a-kernel", "combine(y, w) => @combine(y, w)"),
         Rule::equation("norm-is-a-kernel", "rms_norm[eps](x, w) => @rms_norm[eps](x, w)"),
         Rule::equation("softmax-is-a-kernel", "softmax(x) => @softmax(x)"),

@@ -1,6 +1,6 @@
 //! Products that read the same operand become one product.
 
-use crate::language::{Node, row_axis};
+use crate::language::{Node, Part, row_axis};
 use crate::pattern::Rewriter;
 use egg::Id;
 use moec_ir::Op;
@@ -40,7 +40,7 @@ fn class_of(rw: &Rewriter<'_>, id: Id) -> Id {
 
 /// The products of the same kind and type that differ from `node` in their weight alone, with
 /// the parameter, the class and the weight of each, by parameter.
-fn siblings(rw: &Rewriter<'_>, node: &Node) -> Vec<(usize, Id, Id)> {
+fn siblings(rw: &Rewriter<'_>, node: &Node) -> Vec<(Part, Id, Id)> {
     let find = |id: &Id| rw.egraph.find(*id);
     let operand = find(&node.children[0]);
     let weight_type = rw.ty(node.children[1]);
@@ -60,8 +60,8 @@ fn siblings(rw: &Rewriter<'_>, node: &Node) -> Vec<(usize, Id, Id)> {
             let stackable = data.ty.dtype == weight_type.dtype
                 && data.ty.shape.first() == outer(&weight_type.shape, &data.ty.shape)
                 && data.ty.shape.last() == weight_type.shape.last();
-            if let (true, Some([param])) = (stackable, data.weight.as_deref()) {
-                found.push((*param, class, weight));
+            if let (true, Some([part])) = (stackable, data.weight.as_deref()) {
+                found.push((*part, class, weight));
             }
         }
     }

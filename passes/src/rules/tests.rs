@@ -15,7 +15,7 @@ use crate::saturate::{Limits, saturate};
 use cases::{CASES, Case};
 use evaluate::check_every_node;
 use moec_ir::graph::{Cache, GroupScore, Groups, Param, ReduceFn, Rotary};
-use moec_ir::{Function, Op, Real, Sizes, Target, TensorType};
+use moec_ir::{Function, Op, Real, ScaleFormat, Sizes, Target, TensorType};
 use std::collections::BTreeSet;
 
 const GROUPS: Groups = Groups { count: 3, keep: 2, by: GroupScore::SumOfTop(2) };
@@ -60,6 +60,7 @@ fn setting(leaves: &[&str], expression: &str) -> Setting {
             }
             "shape" => (Err(Attr::Shape(ty(rest).shape)), ty(rest)),
             "real" => (Err(Attr::Real(Real(rest.parse().expect("a number")))), number),
+            "scales" => (Err(Attr::Scales(ScaleFormat::F32)), number),
             "reduce" => (Err(Attr::Reduce(ReduceFn::Mean)), number),
             "groups" => (Err(Attr::Groups(Some(GROUPS))), number),
             "rotary" => (Err(Attr::Rotary(rotary(rest.parse().expect("a size")))), number),

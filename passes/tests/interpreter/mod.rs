@@ -138,7 +138,13 @@ fn lay_out(weight: &Weight, layer: Option<u64>) -> Memory {
     for expert in 0..weight.outer {
         for part in &weight.parts {
             let count = part.shape.iter().product::<u64>() as usize;
-            let all = checkpoint(&fill(&part.tensor, layer, expert), count);
+            let mut all = checkpoint(&fill(&part.tensor, layer, expert), count);
+            if let Some(scale) = &part.scale {
+                let blocks = scale.shape(&part.shape);
+                let count = blocks.iter().product::<u64>() as usize;
+                let name = fill(&scale.tensor, layer, expert);
+                multiply(&mut all, &part.shape, &checkpoint(&name, count), scale.block);
+            }
             if weight.outer > 1 && !part.tensor.contains("{e}") {
                 let one = count / weight.outer as usize;
                 data.extend_from_slice(&all[expert as usize * one..][..one]);
@@ -148,6 +154,17 @@ fn lay_out(weight: &Weight, layer: Option<u64>) -> Memory {
         }
     }
     spread(&data, weight.dtype.bytes())
+}
+
+/// Multiplies the elements of matrices `[.., N, K]` by the scales of their blocks.
+fn multiply(data: &mut [f64], shape: &[u64], scales: &[f64], block: [u64; 2]) {
+    let [n, k] = [shape[shape.len() - 2], shape[shape.len() - 1]].map(|n| n as usize);
+    let [rows, columns] = block.map(|n| n as usize);
+    let across = k.div_ceil(columns);
+    for (at, v) in data.iter_mut().enumerate() {
+        let row = at / (n * k) * n.div_ceil(rows) + at / k % n / rows;
+        *v *= scales[row * across + at % k / columns];
+    }
 }
 
 /// One call of a function.

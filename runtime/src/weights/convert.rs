@@ -1,7 +1,7 @@
 //! Element types of checkpoints to element types of plans.
 
 use half::{bf16, f16};
-use moec_ir::DType;
+use moec_ir::{DType, e4m3};
 use rayon::prelude::*;
 use safetensors::Dtype;
 use std::ops::ControlFlow;
@@ -68,6 +68,47 @@ pub fn convert(
     }
 }
 
+/// Multiplies the elements of a row-major `[.., N, K]` by the scales of their blocks, and rounds
+/// them to `to`, to nearest even. `scales` is `[.., ceil(N / rows), ceil(K / columns)]`. Gives
+/// them to `sink` row of blocks by row of blocks.
+///
+/// # Panics
+/// Where `to` is no type that [`convert`] gives for float64: a mistake of the caller.
+pub fn dequantize(
+    (bytes, from): (&[u8], Dtype),
+    shape: &[u64],
+    scales: &[f64],
+    block: [u64; 2],
+    to: DType,
+    mut sink: impl FnMut(&[u8]) -> ControlFlow<()>,
+) {
+    let [n, k] = match *shape {
+        [.., n, k] => [n, k].map(|n| n as usize),
+        _ => return,
+    };
+    let [rows, columns] = block.map(|n| n.max(1) as usize);
+    let of_row = k.div_ceil(columns);
+    let matrices = bytes.chunks((n * k).max(1));
+    let groups = matrices.flat_map(|matrix| matrix.chunks((rows * k).max(1)));
+    for (group, scales) in groups.zip(scales.chunks(of_row.max(1))) {
+        let mut values = to_f64(group, from);
+        for row in values.chunks_mut(k.max(1)) {
+            for (block, scale) in row.chunks_mut(columns).zip(scales) {
+                block.iter_mut().for_each(|v| *v *= scale);
+            }
+        }
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let mut go_on = ControlFlow::Continue(());
+        convert(&bytes, Dtype::F64, to, bytes.len(), |piece| {
+            go_on = sink(piece);
+            go_on
+        });
+        if go_on.is_break() {
+            return;
+        }
+    }
+}
+
 /// Floating-point elements as float64, exactly; FP8 without any scale, integers as they are.
 /// Types that no model uses give zeros.
 pub fn to_f64(bytes: &[u8], from: Dtype) -> Vec<f64> {
@@ -80,20 +121,9 @@ pub fn to_f64(bytes: &[u8], from: Dtype) -> Vec<f64> {
         Dtype::F32 => map(bytes, |b| f64::from(f32::from_le_bytes(b))),
         Dtype::BF16 => map(bytes, |b| bf16::from_le_bytes(b).to_f64()),
         Dtype::F16 => map(bytes, |b| f16::from_le_bytes(b).to_f64()),
-        Dtype::F8_E4M3 => map(bytes, |[b]| e4m3(b)),
+        Dtype::F8_E4M3 => map(bytes, |[b]| e4m3::decode(b)),
         Dtype::I32 => map(bytes, |b| f64::from(i32::from_le_bytes(b))),
         _ => vec![0.0; bytes.len() * 8 / from.bitsize().max(1)],
-    }
-}
-
-/// e4m3fn by its definition (OCP 8-bit floating point, 5.1): bias 7, no infinities.
-fn e4m3(bits: u8) -> f64 {
-    let sign = if bits & 0x80 == 0 { 1.0 } else { -1.0 };
-    let (exponent, fraction) = (i32::from(bits >> 3 & 15), f64::from(bits & 7));
-    match (exponent, bits & 7) {
-        (15, 7) => f64::NAN,
-        (0, _) => sign * fraction * 2f64.powi(-9),
-        _ => sign * (1.0 + fraction / 8.0) * 2f64.powi(exponent - 7),
     }
 }
 
@@ -121,11 +151,19 @@ mod tests {
     }
 
     #[test]
-    fn every_e4m3_value_reads_back() {
-        assert_eq!(e4m3(0x7e), 448.0);
-        assert_eq!(e4m3(0x01), 2f64.powi(-9));
-        assert_eq!(e4m3(0xb8), -1.0);
-        assert!(e4m3(0xff).is_nan());
+    fn every_element_is_multiplied_by_the_scale_of_its_block() {
+        // Two matrices of 3 rows and 5 columns in blocks of 2 by 3: 2 by 2 scales each.
+        let one = 0x38;
+        let scales = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+        let mut out: Vec<f32> = vec![];
+        let shape = [2, 3, 5];
+        dequantize((&[one; 30], Dtype::F8_E4M3), &shape, &scales, [2, 3], DType::F32, |piece| {
+            out.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
+            ControlFlow::Continue(())
+        });
+        let row = |s: [f32; 2]| [s[0], s[0], s[0], s[1], s[1]];
+        let rows = [[1., 2.], [1., 2.], [3., 4.], [5., 6.], [5., 6.], [7., 8.]];
+        assert_eq!(out, rows.map(row).concat());
     }
 
     #[test]

@@ -42,7 +42,13 @@ impl Demand {
                         let experts = if part.tensor.contains("{e}") { weight.outer } else { 1 };
                         for expert in 0..experts {
                             let name = fill(&part.tensor, step.layer, expert);
-                            demand.tensors.insert(name, (part.shape.clone(), weight.dtype));
+                            let stored = part.scale.as_ref().map_or(weight.dtype, |scale| {
+                                let name = fill(&scale.tensor, step.layer, expert);
+                                let shape = scale.shape(&part.shape);
+                                demand.tensors.insert(name, (shape, DType::F32));
+                                DType::F8e4m3
+                            });
+                            demand.tensors.insert(name, (part.shape.clone(), stored));
                         }
                     }
                 }

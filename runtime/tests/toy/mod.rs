@@ -38,8 +38,11 @@ fn kernel(name: &str, threads: u32) -> Kernel {
 }
 
 fn weight(names: &[(&str, u64)]) -> Weight {
-    let part =
-        |&(name, rows): &(&str, u64)| WeightPart { tensor: name.into(), shape: vec![rows, 1] };
+    let part = |&(name, rows): &(&str, u64)| WeightPart {
+        tensor: name.into(),
+        shape: vec![rows, 1],
+        scale: None,
+    };
     Weight { dtype: DType::F32, outer: 1, parts: names.iter().map(part).collect() }
 }
 

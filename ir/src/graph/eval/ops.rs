@@ -1,8 +1,8 @@
 //! One operation at a time.
 
 use super::Context;
-use super::attention;
 use super::tensor::{Tensor, dot};
+use super::{attention, quantize};
 use crate::graph::{BinaryFn, GroupScore, Groups, Op, ReduceFn, Rotary, UnaryFn};
 use crate::{Dim, Sizes};
 
@@ -62,6 +62,9 @@ pub fn eval_op(op: &Op, x: &[&Tensor], shape: &[Dim], context: Context) -> Resul
             rows(x[0].rows().flat_map(norm).collect())
         }
         Op::Rotary(r) => rows(rotary(r, x[0], context)),
+        Op::Quantize { block, scales } => rows(quantize::quantize(x[0], *block, *scales)),
+        Op::BlockScale { block, scales } => rows(quantize::scales(x[0], *block, *scales)),
+        Op::Dequantize { block } => rows(quantize::dequantize(x[0], x[1], *block)),
         Op::Append => rows([x[0].data.as_slice(), &x[1].data].concat()),
         Op::Attend { scale } => {
             let scores = attention::scores(x[0], x[1]);

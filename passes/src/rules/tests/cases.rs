@@ -41,6 +41,25 @@ pub(super) const CASES: &[Case] = &[
         "linear(x, v)",
     ),
     case(
+        "quantising-is-a-kernel",
+        &["x: bf16[T, 6]", "f: scales f32"],
+        "quantize[4, f](x)",
+        "block_scale[4, f](x)",
+    ),
+    case(
+        "scales-are-its-second-result",
+        &["x: bf16[T, 6]", "f: scales f32"],
+        "block_scale[4, f](x)",
+        "quantize[4, f](x)",
+    ),
+    case(
+        "dequantising-is-a-product",
+        &["q: f8e4m3[T, 2, 11]", "s: f32[T, 2, 3]", "w: param f8e4m3[5, 11]", "t: param f32[5, 3]"],
+        "dequantize[1, 4](q, s)",
+        // Weights are dequantised when they are loaded.
+        "dequantize[1, 4](w, t)",
+    ),
+    case(
         "combine-is-a-kernel",
         &["y: bf16[T, 2, 4]", "w: f32[T, 2]"],
         "combine(y, w)",
@@ -230,6 +249,18 @@ pub(super) const CASES: &[Case] = &[
         "concat[2](expert_linear(x, w, c), expert_linear(x, u, d))",
     ),
     case(
+        "dequantise-weights-together",
+        &[
+            "w: param f8e4m3[4, 6]",
+            "s: param f32[2, 2]",
+            "u: param f8e4m3[3, 6]",
+            "t: param f32[2, 2]",
+        ],
+        "concat[0](dequantize[2, 4](w, s), dequantize[2, 4](u, t))",
+        // The first weight ends within a block.
+        "concat[0](dequantize[2, 4](u, t), dequantize[2, 4](w, s))",
+    ),
+    case(
         "scale-the-weights-of-experts",
         &["y: bf16[T, 2, 4]", "w: f32[T, 2]", "a: real 2.5", "b: bf16[T, 4]"],
         "mul(combine(y, w), constant[a])",
@@ -297,6 +328,58 @@ pub(super) const CASES: &[Case] = &[
         &["x: bf16[T, 4]", "w: param bf16[3, 4]", "r: bf16[T, 3]", "b: param bf16[3]"],
         "add(r, linear(x, w))",
         "add(b, linear(x, w))",
+    ),
+    case(
+        "scale-inside-the-gemm",
+        &[
+            "x: f8e4m3[T, 6]",
+            "s: f32[T, 2]",
+            "v: f32[T, 3]",
+            "w: param f8e4m3[3, 6]",
+            "t: param f32[2, 2]",
+        ],
+        "linear(dequantize[1, 4](x, s), dequantize[2, 4](w, t))",
+        // Blocks of other widths.
+        "linear(dequantize[1, 2](x, v), dequantize[2, 4](w, t))",
+    ),
+    case(
+        "scale-inside-the-gemm-of-experts",
+        &[
+            "x: f8e4m3[T, 6]",
+            "s: f32[T, 2]",
+            "w: param f8e4m3[3, 5, 6]",
+            "t: param f32[3, 3, 2]",
+            "c: i32[T, 2]",
+            "y: bf16[T, 6]",
+        ],
+        "expert_linear(dequantize[1, 4](x, s), dequantize[2, 4](w, t), c)",
+        "expert_linear(y, dequantize[2, 4](w, t), c)",
+    ),
+    case(
+        "scale-and-add-inside-the-gemm",
+        &[
+            "x: f8e4m3[T, 6]",
+            "s: f32[T, 2]",
+            "w: param f8e4m3[3, 6]",
+            "t: param f32[2, 2]",
+            "r: bf16[T, 3]",
+            "b: param bf16[3]",
+        ],
+        "add(linear(dequantize[1, 4](x, s), dequantize[2, 4](w, t)), r)",
+        "add(linear(dequantize[1, 4](x, s), dequantize[2, 4](w, t)), b)",
+    ),
+    case(
+        "scale-the-gemm-and-add-it",
+        &[
+            "x: f8e4m3[T, 6]",
+            "s: f32[T, 2]",
+            "w: param f8e4m3[3, 6]",
+            "t: param f32[2, 2]",
+            "r: bf16[T, 3]",
+            "b: param bf16[3]",
+        ],
+        "add(r, linear(dequantize[1, 4](x, s), dequantize[2, 4](w, t)))",
+        "add(b, linear(dequantize[1, 4](x, s), dequantize[2, 4](w, t)))",
     ),
     case(
         "add-inside-the-combine",

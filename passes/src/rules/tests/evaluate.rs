@@ -80,22 +80,30 @@ fn value(
             Ok(random(&past, *i as u64 + 41))
         }
         Term::Math(op) => eval_op(op, &operands, shape, CONTEXT),
-        Term::InCache | Term::Normed => Ok(operands[0].clone()),
-        Term::Summed => summed(egraph, values, node, shape),
+        Term::InCache | Term::First => Ok(operands[0].clone()),
+        Term::Second { .. } => second(egraph, values, node, shape),
         Term::Kernel(kernel) => kernel_value(kernel, &operands, shape),
     })
 }
 
-/// The sum that the operand's kernel keeps.
-fn summed(
+/// The second result of the operand's kernel: the sum that a norm keeps, or scales.
+fn second(
     egraph: &EGraph,
     values: &BTreeMap<Id, Tensor>,
     node: &Node,
     shape: &[Dim],
 ) -> Result<Tensor, String> {
     let both = &egraph[node.children[0]].nodes[0];
-    let x: Vec<&Tensor> = both.children[..2].iter().map(|c| &values[&egraph.find(*c)]).collect();
-    eval_op(&Op::Binary(BinaryFn::Add), &x, shape, CONTEXT)
+    let x: Vec<&Tensor> = both.children.iter().map(|c| &values[&egraph.find(*c)]).collect();
+    match both.as_kernel() {
+        Some(Kernel::AddRmsNorm { .. }) => {
+            eval_op(&Op::Binary(BinaryFn::Add), &x[..2], shape, CONTEXT)
+        }
+        Some(Kernel::Quantize { block, scales }) => {
+            eval_op(&Op::BlockScale { block: *block, scales: *scales }, &x, shape, CONTEXT)
+        }
+        other => Err(format!("{other:?} has one result")),
+    }
 }
 
 fn kernel_value(kernel: &Kernel, x: &[&Tensor], shape: &[Dim]) -> Result<Tensor, String> {
@@ -108,6 +116,21 @@ fn kernel_value(kernel: &Kernel, x: &[&Tensor], shape: &[Dim]) -> Result<Tensor,
         Kernel::GroupedGemm { top_k } => {
             let chosen = chosen_of(x[2], x[1].shape[0], *top_k as usize)?;
             op(&Op::ExpertLinear, &[x[0], x[1], &chosen])
+        }
+        Kernel::Quantize { block, scales } => {
+            op(&Op::Quantize { block: *block, scales: *scales }, x)
+        }
+        Kernel::ScaledGemm { block } => {
+            op(&Op::Linear, &[&unscaled(x[0], x[1], [1, block[1]]), &unscaled(x[2], x[3], *block)])
+        }
+        Kernel::ScaledGemmAdd { block } => {
+            let [a, w] = [unscaled(x[0], x[1], [1, block[1]]), unscaled(x[2], x[3], *block)];
+            add(&op(&Op::Linear, &[&a, &w])?, x[4])
+        }
+        Kernel::ScaledGroupedGemm { top_k, block } => {
+            let chosen = chosen_of(x[4], x[2].shape[0], *top_k as usize)?;
+            let [a, w] = [unscaled(x[0], x[1], [1, block[1]]), unscaled(x[2], x[3], *block)];
+            op(&Op::ExpertLinear, &[&a, &w, &chosen])
         }
         Kernel::RoutePlan { n_experts } => Ok(route(x[0], *n_experts as usize)),
         Kernel::Combine => {
@@ -139,6 +162,19 @@ fn kernel_value(kernel: &Kernel, x: &[&Tensor], shape: &[Dim]) -> Result<Tensor,
         Kernel::Pick => op(&Op::Pick, x),
         Kernel::Concat { axis } => op(&Op::Concat { axis: *axis }, x),
     }
+}
+
+/// Each element times the scale of its block of rows and columns.
+fn unscaled(q: &Tensor, scale: &Tensor, [rows, columns]: [u64; 2]) -> Tensor {
+    let rank = q.shape.len();
+    let [n, k] = [q.shape[rank - 2], q.shape[rank - 1]];
+    let [down, across] = [n.div_ceil(rows as usize), k.div_ceil(columns as usize)];
+    let value = |(at, v): (usize, &f64)| {
+        let (matrix, row, column) = (at / (n * k), at / k % n, at % k);
+        let block = (matrix * down + row / rows as usize) * across + column / columns as usize;
+        v * scale.data[block]
+    };
+    Tensor { shape: q.shape.clone(), data: q.data.iter().enumerate().map(value).collect() }
 }
 
 /// Offsets of each expert's rows, then rows `t * k + j` by expert.

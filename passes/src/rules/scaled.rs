@@ -1,0 +1,89 @@
+//! Block-scaled FP8: dequantising as a product, and of several weights at once.
+
+use crate::language::{Node, Term, row_axis};
+use crate::pattern::Rewriter;
+use egg::Id;
+use moec_ir::graph::BinaryFn;
+use moec_ir::{DType, Dim, Op};
+
+/// Rows in blocks of `c`: `mul(q, s)` with the blocks as an axis of their own. The last block of
+/// a row, where it is shorter, is a product of its own. Weights are dequantised when they are
+/// loaded.
+pub(super) fn lower_dequantize(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
+    let Term::Math(Op::Dequantize { block: [1, columns] }) = node.term else { return };
+    if rw.data(class).weight.is_some() {
+        return;
+    }
+    let (axis, size) = match rw.ty(class).shape.split_last() {
+        Some((last, outer)) => (outer.len(), last.constant()),
+        None => return,
+    };
+    let Some(size) = size else { return };
+    let whole = size / columns * columns;
+    let mut pieces = vec![];
+    for (start, len) in [(0, whole), (whole, size - whole)].into_iter().filter(|(_, n)| *n > 0) {
+        let blocks = (start / columns, len.div_ceil(columns));
+        let Some(piece) = product(rw, node, axis, (start, len), blocks) else { return };
+        pieces.push(piece);
+    }
+    let equal = match pieces.as_slice() {
+        [one] => Some(*one),
+        _ => rw.add(Term::Math(Op::Concat { axis }), node.dtype, pieces),
+    };
+    if let Some(equal) = equal {
+        rw.equate(class, equal);
+    }
+}
+
+/// Columns `start .. start + len`, which have `count` scales from `first` on.
+fn product(
+    rw: &mut Rewriter<'_>,
+    node: &Node,
+    axis: usize,
+    (start, len): (u64, u64),
+    (first, count): (u64, u64),
+) -> Option<Id> {
+    let mut q = rw.math(Op::Slice { axis, start, len }, vec![node.children[0]])?;
+    let mut scale =
+        rw.math(Op::Slice { axis, start: first, len: count }, vec![node.children[1]])?;
+    let flat = rw.ty(q).shape.clone();
+    let split = |each: u64| -> Vec<Dim> {
+        flat[..axis].iter().cloned().chain([count.into(), each.into()]).collect()
+    };
+    if count > 1 {
+        q = rw.math(Op::Reshape(split(len / count)), vec![q])?;
+        scale = rw.math(Op::Reshape(split(1)), vec![scale])?;
+    }
+    let product = Term::Math(Op::Binary(BinaryFn::Mul));
+    let product = rw.add(product, node.dtype, vec![q, scale])?;
+    if count > 1 { rw.math(Op::Reshape(flat), vec![product]) } else { Some(product) }
+}
+
+/// Weights side by side along their rows, where every one but the last ends with a block.
+pub(super) fn dequantize_together(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
+    let Term::Math(Op::Concat { axis }) = node.term else { return };
+    if rw.data(class).weight.is_none() || row_axis(rw.ty(class).shape.len()) != Some(axis) {
+        return;
+    }
+    let (mut block, mut quantized, mut scales) = (None, vec![], vec![]);
+    for (at, piece) in node.children.iter().enumerate() {
+        let forms = rw.nodes(*piece, "dequantize");
+        let Some(form) = forms.first() else { return };
+        let Term::Math(Op::Dequantize { block: own @ [rows, _] }) = form.term else { return };
+        let size = rw.ty(*piece).shape[axis].constant();
+        let ends_with_block = size.is_some_and(|n| n.is_multiple_of(rows));
+        let is_last = at + 1 == node.children.len();
+        if *block.get_or_insert(own) != own || !(is_last || ends_with_block) {
+            return;
+        }
+        quantized.push(form.children[0]);
+        scales.push(form.children[1]);
+    }
+    let (Some(block), concat) = (block, Term::Math(Op::Concat { axis })) else { return };
+    let Some(quantized) = rw.add(concat.clone(), DType::F8e4m3, quantized) else { return };
+    let Some(scales) = rw.add(concat, DType::F32, scales) else { return };
+    let whole = Term::Math(Op::Dequantize { block });
+    if let Some(equal) = rw.add(whole, node.dtype, vec![quantized, scales]) {
+        rw.equate(class, equal);
+    }
+}
