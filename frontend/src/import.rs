@@ -11,6 +11,7 @@ mod deepseek;
 mod grouped;
 mod layers;
 mod positions;
+mod quantized;
 mod text;
 
 use config::Config;
@@ -23,7 +24,8 @@ pub(crate) const MODEL_TYPES: [&str; 4] = ["deepseek_v2", "deepseek_v3", "mixtra
 /// Writes a model of the language from a Hugging Face configuration.
 ///
 /// `tensors` are the names of the checkpoint's tensors, where there is one: multi-token
-/// prediction is written only if its tensors are there.
+/// prediction is written only if its tensors are there, and weights that have no scales beside
+/// them are kept out of FP8.
 ///
 /// # Errors
 /// E0501 (not JSON), E0502 (a field is missing or of the wrong kind), E0503 (another type of
@@ -56,12 +58,13 @@ pub fn import(
     if !found.is_empty() {
         return Err(found);
     }
-    let laid_out = crate::format(&written.unwrap_or_default())?;
+    let written = written.unwrap_or_default();
     // The sizes of a configuration may contradict each other: the language knows.
-    match crate::parse(&laid_out).and_then(|ast| crate::check(&ast)) {
-        Ok(_) => Ok(laid_out),
-        Err(found) => Err(found.into_iter().map(contradiction).collect()),
-    }
+    let checked = crate::parse(&written).and_then(|ast| crate::check(&ast));
+    let model =
+        checked.map_err(|found| found.into_iter().map(contradiction).collect::<Vec<_>>())?;
+    let kept = tensors.map(|t| quantized::without_scales(&model, t)).unwrap_or_default();
+    crate::format(&quantized::keep(&written, &kept))
 }
 
 /// A mistake in the text that was written, as one of the configuration.

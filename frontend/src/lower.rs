@@ -1,23 +1,71 @@
-//! The one place that says what of a checked model cannot be compiled yet.
+//! From a checked model to the graph that is compiled: what the precision section means for it.
 
-use crate::Model;
-use moec_ir::Diagnostic;
+mod fp8;
+mod remembered;
+mod rewrite;
+
+use crate::{Fp8, Model};
 use moec_ir::graph::Graph;
+use moec_ir::{DType, Diagnostic};
+
+/// Products that one FP8 `wgmma` sums (PTX ISA 9.7.15: `.m64nNk32`).
+const SUMMED_AT_ONCE: u64 = 32;
 
 /// The graph to compile.
 ///
-/// Before: a checked model. After: its graph, where everything that its sections ask for is
-/// compiled; the graph alone does not say that products are to be FP8.
+/// Before: a checked model, whose graph says nothing of precision but element types. After: its
+/// graph, where every product that the section `precision` makes FP8 is one of quantised rows
+/// and weights, each dequantised by its scales.
 ///
 /// # Errors
-/// E0410 where the precision section asks for FP8 products.
+/// E0410 for a recipe, or a use of a weight, that is not compiled.
 pub fn lower(model: &Model) -> Result<Graph, Vec<Diagnostic>> {
-    if let Some(fp8) = &model.precision.linear {
-        return Err(vec![
-            Diagnostic::error("E0410", "FP8 products are read and checked, but not compiled yet")
-                .at(fp8.span, "asked for here")
-                .help("remove the line `linear: fp8 …` from the section `precision`"),
-        ]);
+    let mut graph = model.graph.clone();
+    let Some(recipe) = &model.precision.linear else { return Ok(graph) };
+    let mut mistakes = refused(recipe);
+    if mistakes.is_empty() {
+        for function in &mut graph.functions {
+            match fp8::quantize(function, &model.precision, recipe) {
+                Ok(quantized) => *function = quantized,
+                Err(found) => mistakes.extend(found),
+            }
+        }
     }
-    Ok(model.graph.clone())
+    if mistakes.is_empty() { Ok(graph) } else { Err(mistakes) }
+}
+
+/// What of a recipe has no kernels.
+fn refused(recipe: &Fp8) -> Vec<Diagnostic> {
+    let [rows, columns] = recipe.activation_block;
+    let mut mistakes = vec![];
+    let mut refuse = |holds: bool, message: String, help: &str| {
+        if !holds {
+            let d = Diagnostic::error("E0410", message).at(recipe.span, "asked for here");
+            mistakes.push(d.help(help));
+        }
+    };
+    refuse(
+        recipe.format == DType::F8e4m3,
+        format!("products of {} are not compiled", recipe.format),
+        "write `fp8 e4m3`",
+    );
+    refuse(
+        rows == 1,
+        format!("activations are quantised row by row, not {rows} rows together"),
+        "write `activation [1, …]`",
+    );
+    refuse(
+        columns.is_multiple_of(SUMMED_AT_ONCE),
+        format!("{columns} columns of a block are no multiple of {SUMMED_AT_ONCE}"),
+        "write `activation [1, 128]` and `weight [128, 128]`, as the checkpoint has them",
+    );
+    refuse(
+        recipe.promote_every == columns,
+        format!(
+            "sums move to float32 registers every {} products, but blocks have {columns}",
+            recipe.promote_every
+        ),
+        "write the columns of a block behind `every`",
+    );
+    mistakes
 }
