@@ -221,3 +221,64 @@ fn both_results_of_an_added_norm_reach_their_places() {
         2,
     );
 }
+
+/// `x` quantised once for two products that share it, whose sum with `y` is quantised again.
+#[test]
+fn quantised_products_are_scaled_products_and_compute_the_same() {
+    let round = |from: usize, x: usize, width: &str| {
+        let scale = if width == "6" { 2 } else { 1 };
+        format!(
+            "  %{from} = quantize {{\"block\":4,\"scales\":\"f32\"}} (%{x}) : f8e4m3[T, {width}]\n  \
+             %{} = block_scale {{\"block\":4,\"scales\":\"f32\"}} (%{x}) : f32[T, {scale}]\n  \
+             %{} = dequantize {{\"block\":[1,4]}} (%{from}, %{}) : bf16[T, {width}]\n",
+            from + 1,
+            from + 2,
+            from + 1
+        )
+    };
+    let text = format!(
+        "graph One context 16\n\nfn f(bf16[T, 6]) {{\n  \
+         param w: f8e4m3[4, 6] = \"w\"\n  param ws: f32[2, 2] = \"w_scale_inv\"\n  \
+         param u: f8e4m3[3, 6] = \"u\"\n  param us: f32[2, 2] = \"u_scale_inv\"\n  \
+         param v: f8e4m3[6, 4] = \"v\"\n  param vs: f32[3, 1] = \"v_scale_inv\"\n  \
+         %0 = input 0 () : bf16[T, 6]\n{}  \
+         %4 = param 0 () : f8e4m3[4, 6]\n  %5 = param 1 () : f32[2, 2]\n  \
+         %6 = dequantize {{\"block\":[2,4]}} (%4, %5) : bf16[4, 6]\n  \
+         %7 = param 2 () : f8e4m3[3, 6]\n  %8 = param 3 () : f32[2, 2]\n  \
+         %9 = dequantize {{\"block\":[2,4]}} (%7, %8) : bf16[3, 6]\n  \
+         %10 = linear (%3, %6) : bf16[T, 4]\n  %11 = linear (%3, %9) : bf16[T, 3]\n{}  \
+         %15 = param 4 () : f8e4m3[6, 4]\n  %16 = param 5 () : f32[3, 1]\n  \
+         %17 = dequantize {{\"block\":[2,4]}} (%15, %16) : bf16[6, 4]\n  \
+         %18 = linear (%14, %17) : bf16[T, 6]\n  %19 = binary \"add\" (%18, %0) : bf16[T, 6]\n  \
+         return %19, %11\n}}\n\n\
+         entry main(bf16[T, 6]) {{\n  %1, %2 = f(%0)\n  return %1, %2\n}}",
+        round(1, 0, "6"),
+        round(12, 10, "4"),
+    );
+    let graph: Graph = text.parse().unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let input = Tensor::new(vec![3, 6], checkpoint("input", 18)).unwrap();
+    let inputs = std::slice::from_ref(&input);
+    let wanted = Evaluator::new(&graph, load).unwrap().run("main", inputs).unwrap();
+    let other = rules().into_iter().filter(|r| r.family != Family::Lowering);
+    let lowering =
+        Options { without: other.map(|r| r.name.into()).collect(), ..Default::default() };
+    for phase in Phase::ALL {
+        for (options, scaled) in [(&Options::default(), 2), (&lowering, 0)] {
+            let step = Step::new(&[0], &[3], &[0]);
+            let plan = plan(&graph, phase, options);
+            let family = |l: &moec_ir::plan::Launch| plan.kernels[l.kernel].spec.family();
+            let launches = &plan.functions[0].launches;
+            let count = |name| launches.iter().filter(|l| family(l) == name).count();
+            assert_eq!((count("quantize"), count("scaled_gemm")), (2, scaled), "{plan}");
+            let given = run(&plan, "main", &step, inputs, &mut Caches::default());
+            for (given, wanted) in given.iter().zip(&wanted) {
+                compare(given, wanted, &format!("{plan}"));
+            }
+            for kernel in &plan.kernels {
+                if let moec_ir::KernelSpec::Quantize { scale, .. } = &kernel.spec {
+                    assert_eq!(scale.strides[0] % 4, 0, "rows of scales are 16 bytes apart");
+                }
+            }
+        }
+    }
+}

@@ -29,7 +29,7 @@ fn run(path: &Path) -> Result<(), String> {
     let output = match words.as_slice() {
         ["check"] => told(&name, &case.source, model(&case.source).map(|_| "ok\n".to_owned())),
         ["fmt"] => told(&name, &case.source, moec_frontend::format(&case.source)),
-        ["lower"] => told(&name, &case.source, model(&case.source).map(|m| m.graph.to_string())),
+        ["lower"] => told(&name, &case.source, lowered(&case.source).map(|g| g.to_string())),
         ["import"] => {
             let config: Vec<&str> = case.source.lines().filter(|l| !l.starts_with("//")).collect();
             let config = config.join("\n");
@@ -42,7 +42,7 @@ fn run(path: &Path) -> Result<(), String> {
         ["agree", tokens @ ..] => {
             let tokens: Result<Vec<usize>, _> = tokens.iter().map(|t| t.parse()).collect();
             let tokens = tokens.map_err(|e| e.to_string())?;
-            let graph = model(&case.source).map_err(|d| told(&name, &case.source, Err(d)))?.graph;
+            let graph = lowered(&case.source).map_err(|d| told(&name, &case.source, Err(d)))?;
             return moec_tests::agree::agree(&graph, &tokens)
                 .map_err(|d| told(&name, "", Err(d)))?;
         }
@@ -58,9 +58,15 @@ fn model(source: &str) -> Result<moec_frontend::Model, Vec<Diagnostic>> {
     Ok(model)
 }
 
+fn lowered(source: &str) -> Result<moec_ir::Graph, Vec<Diagnostic>> {
+    let graph = moec_frontend::lower(&model(source)?)?;
+    let faults = moec_ir::graph::verify(&graph);
+    assert!(faults.is_empty(), "the lowered graph is not well formed: {faults:?}");
+    Ok(graph)
+}
+
 fn compiled(stage: &str, phase: Phase, source: &str) -> Result<String, Vec<Diagnostic>> {
-    let model = model(source)?;
-    let graph = moec_frontend::lower(&model)?;
+    let graph = lowered(source)?;
     let target = Target::named("h800").unwrap_or_else(|| panic!("h800 is a target"));
     let options = moec_passes::Options { explain: stage == "explain", ..Default::default() };
     let optimized = moec_passes::optimize(&graph, &target, phase, &options)?;
