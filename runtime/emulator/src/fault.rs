@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::exec::Origin;
+
 /// The kind of a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -82,10 +84,12 @@ pub(crate) struct RawFault {
     pub(crate) lane: u32,
     pub(crate) access: Option<(u64, u32)>,
     pub(crate) nearest: Option<String>,
+    /// Where it was issued, if not by the running instruction.
+    pub(crate) origin: Option<Origin>,
 }
 
 impl RawFault {
     pub(crate) fn new(kind: FaultKind, lane: u32) -> Box<RawFault> {
-        Box::new(RawFault { kind, lane, access: None, nearest: None })
+        Box::new(RawFault { kind, lane, access: None, nearest: None, origin: None })
     }
 }

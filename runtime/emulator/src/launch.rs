@@ -79,10 +79,15 @@ pub struct LaunchReport {
     pub warp_instructions: u64,
     /// Instructions times the lanes that executed them.
     pub lane_instructions: u64,
-    /// Bytes that lanes loaded from device memory (generic addresses included).
+    /// Bytes loaded from device memory (generic addresses included).
     pub global_load_bytes: u64,
-    /// Bytes that lanes stored to device memory (generic addresses included).
+    /// Bytes stored to device memory (generic addresses included).
     pub global_store_bytes: u64,
+    /// Those of the loaded bytes that bulk copies loaded, with or without a tensor map; once where
+    /// several CTAs of a cluster get them.
+    pub bulk_load_bytes: u64,
+    /// Those of the stored bytes that bulk copies and reductions stored.
+    pub bulk_store_bytes: u64,
     /// What the kernel printed.
     pub printed: String,
 }
@@ -163,6 +168,8 @@ impl Device {
             lane_instructions: counters.lane_instructions,
             global_load_bytes: counters.global_load_bytes,
             global_store_bytes: counters.global_store_bytes,
+            bulk_load_bytes: counters.bulk_load_bytes,
+            bulk_store_bytes: counters.bulk_store_bytes,
             printed: counters.printed,
         })
     }

@@ -37,7 +37,7 @@ pub(crate) enum Stream {
 pub(crate) struct Chance {
     numbers: ChaCha8Rng,
     /// An operation in flight is done at the end of one turn in so many.
-    pub(crate) patience: u32,
+    patience: u32,
 }
 
 /// Turns that an operation stays in flight, on average: each CTA has one of them, so that both
@@ -83,6 +83,11 @@ impl Chance {
     pub(crate) fn length(&mut self, bits: u32) -> u32 {
         let most = 1 << self.below(bits + 1);
         1 + self.below(most)
+    }
+
+    /// Whether an operation in flight is done now.
+    pub(crate) fn is_due(&mut self) -> bool {
+        self.one_in(self.patience)
     }
 
     /// Brings `list` into some order.

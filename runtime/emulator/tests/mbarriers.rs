@@ -57,6 +57,7 @@ fn bulk_stores_and_reductions_reach_device_memory() {
          fence.proxy.async.shared::cta; bar.sync 0;\n\
          setp.ne.u32 %p1, %t, 0; @%p1 bra end;\n\
          cp.async.bulk.global.shared::cta.bulk_group [%y], [s], 512;\n\
+         cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;\n\
          cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%y+256], [s], 256;\n\
          cp.reduce.async.bulk.global.shared::cta.bulk_group.max.s32 [%y], [s+16], 16;\n\
          cp.async.bulk.commit_group; cp.async.bulk.wait_group.read 0; cp.async.bulk.wait_group 0;\n\

@@ -168,7 +168,7 @@ impl Cx<'_> {
         writes: bool,
     ) -> Result<*mut u8, Box<RawFault>> {
         let fault = |kind, nearest: Option<String>| {
-            Box::new(RawFault { kind, lane, access: Some((address, bytes)), nearest })
+            Box::new(RawFault { kind, lane, access: Some((address, bytes)), nearest, origin: None })
         };
         if !address.is_multiple_of(u64::from(bytes).max(1)) && bytes.is_power_of_two() {
             return Err(fault(FaultKind::Misaligned, None));

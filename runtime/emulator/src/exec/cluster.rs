@@ -111,6 +111,12 @@ impl Cx<'_> {
         }
     }
 
+    /// Whether a shared address is one of the running CTA's own.
+    pub(crate) fn is_own(&self, address: u32) -> bool {
+        let above = address >> RANK_SHIFT;
+        above == 0 || above == self.cta.rank + 1
+    }
+
     /// Lanes exit: the cluster's barrier no longer waits for them.
     pub(crate) fn leave_cluster(&mut self, leaving: u32) {
         let next = self.cta.cluster.generation().wrapping_add(1);
@@ -174,6 +180,7 @@ impl ClusterRun {
         worker: &mut Worker,
     ) -> Result<Progress, Error> {
         let before = worker.counters.warp_instructions;
+        let mut landed = false;
         let mut order: Vec<(usize, u64)> = (0..self.size).map(|rank| (rank, budget)).collect();
         if let Some(chance) = &mut self.chance {
             chance.shuffle(&mut order);
@@ -182,17 +189,41 @@ impl ClusterRun {
             }
         }
         for (rank, budget) in order {
-            if !self.done[rank] {
+            if self.done[rank] {
+                landed |= self.ctas[rank].land_some(launch, worker)?;
+            } else {
                 self.done[rank] = self.ctas[rank].run(budget, launch, worker)? == Progress::Done;
             }
         }
         if self.done.iter().all(|&done| done) {
+            while self.land_any(launch, worker)? {}
             return Ok(Progress::Done);
         }
-        if worker.counters.warp_instructions != before {
+        let ran = worker.counters.warp_instructions != before;
+        if ran || landed || self.land_any(launch, worker)? {
             return Ok(Progress::Running);
         }
         Ok(if self.time_out(worker) { Progress::Running } else { Progress::Blocked })
+    }
+
+    /// Does a part of one asynchronous operation; false if none is in flight.
+    fn land_any(&mut self, launch: &Launch<'_>, worker: &mut Worker) -> Result<bool, Error> {
+        let Some(chance) = &mut self.chance else {
+            return Ok(false);
+        };
+        let all: usize = self.ctas[..self.size].iter().map(Cta::in_flight).sum();
+        if all == 0 {
+            return Ok(false);
+        }
+        let mut index = chance.below(all as u32) as usize;
+        for cta in &mut self.ctas[..self.size] {
+            if index < cta.in_flight() {
+                cta.land(index, launch, worker)?;
+                break;
+            }
+            index -= cta.in_flight();
+        }
+        Ok(true)
     }
 
     /// All warps wait: lets `mbarrier.try_wait` return false, as it may after some time. False if

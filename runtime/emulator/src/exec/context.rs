@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::barrier::Barrier;
 use super::cluster::Cluster;
+use super::pending::Pending;
 use super::split::Split;
 use super::warp::Warp;
 use super::warpgroup::{RegisterPool, Warpgroup};
@@ -59,15 +60,31 @@ pub(crate) struct Counters {
     pub(crate) lane_instructions: u64,
     pub(crate) global_load_bytes: u64,
     pub(crate) global_store_bytes: u64,
+    pub(crate) bulk_load_bytes: u64,
+    pub(crate) bulk_store_bytes: u64,
     pub(crate) printed: String,
 }
 
 impl Counters {
+    /// Bytes that a bulk copy loaded; they are part of all that were loaded.
+    pub(crate) fn add_bulk_load(&mut self, bytes: u64) {
+        self.global_load_bytes += bytes;
+        self.bulk_load_bytes += bytes;
+    }
+
+    /// Bytes that a bulk copy or reduction stored; they are part of all that were stored.
+    pub(crate) fn add_bulk_store(&mut self, bytes: u64) {
+        self.global_store_bytes += bytes;
+        self.bulk_store_bytes += bytes;
+    }
+
     pub(crate) fn add(&mut self, other: &Counters) {
         self.warp_instructions += other.warp_instructions;
         self.lane_instructions += other.lane_instructions;
         self.global_load_bytes += other.global_load_bytes;
         self.global_store_bytes += other.global_store_bytes;
+        self.bulk_load_bytes += other.bulk_load_bytes;
+        self.bulk_store_bytes += other.bulk_store_bytes;
         self.printed.push_str(&other.printed);
     }
 }
@@ -102,6 +119,8 @@ pub(crate) struct CtaState {
     pub(crate) registers: RegisterPool,
     /// Who decides what is left open; nobody where all goes in order.
     pub(crate) chance: Option<Box<Chance>>,
+    /// Asynchronous operations in flight.
+    pub(crate) pending: Pending,
 }
 
 /// One kibibyte of shared memory, aligned so that swizzled layouts see true address bits.

@@ -1,5 +1,6 @@
 //! One CTA: its warps in turn, until all are done or none can run.
 
+mod landing;
 mod turns;
 
 use std::fmt::Write as _;
@@ -10,6 +11,7 @@ use super::barrier::Barrier;
 use super::cluster::Cluster;
 use super::context::{CtaState, Launch, SharedMemory, Worker};
 use super::frame::Place;
+use super::pending::{Origin, Pending};
 use super::split::Wait;
 use super::warp::{Stop, Warp};
 use super::warpgroup::RegisterPool;
@@ -57,6 +59,7 @@ impl Default for Cta {
             warpgroups: Vec::new(),
             registers: RegisterPool::default(),
             chance: None,
+            pending: Pending::default(),
         };
         Cta { state, warps: Vec::new(), done: Vec::new(), next: 0, round: Vec::new() }
     }
@@ -74,6 +77,7 @@ impl Cta {
         self.state.warpgroups.resize_with(warps.div_ceil(4) as usize, Default::default);
         self.state.warpgroups.iter_mut().for_each(|group| group.members.clear());
         self.state.registers.start(launch);
+        self.state.pending.clear();
         self.state.chance = Chance::new(launch.schedule, launch.grid_id, Stream::Cta(index));
         self.warps.resize_with(warps as usize, Warp::default);
         for (warp, state) in (0..).zip(&mut self.warps) {
@@ -130,11 +134,12 @@ impl Cta {
             let ran = !self.done[index] && self.turn(index, QUANTUM, launch, worker)?;
             idle = if ran { 0 } else { idle + 1 };
         }
-        self.end()
+        self.end(launch, worker)
     }
 
     /// All warps have exited.
-    fn end(&mut self) -> Result<Progress, Error> {
+    fn end(&mut self, launch: &Launch<'_>, worker: &mut Worker) -> Result<Progress, Error> {
+        self.land_before_end(launch, worker)?;
         self.state.cluster.exit(self.state.rank);
         Ok(Progress::Done)
     }
@@ -156,7 +161,8 @@ impl Cta {
                 self.state.warp_exited();
             }
             Stop::Fault(raw, function, pc) => {
-                return Err(self.locate(*raw, index as u32, (function, pc), launch));
+                let here = Origin { warp: index as u32, function, pc };
+                return Err(self.locate(*raw, here, launch));
             }
         }
         Ok(true)
@@ -183,15 +189,16 @@ impl Cta {
         [thread % x, thread / x % y, thread / x / y]
     }
 
-    fn locate(&self, raw: RawFault, warp: u32, at: (u32, u32), launch: &Launch<'_>) -> Error {
-        let function = &launch.program.functions[at.0 as usize];
+    fn locate(&self, raw: RawFault, here: Origin, launch: &Launch<'_>) -> Error {
+        let Origin { warp, function, pc } = raw.origin.unwrap_or(here);
+        let function = &launch.program.functions[function as usize];
         Error::Fault(Box::new(Fault {
             kind: raw.kind,
             kernel: launch.kernel_name.to_string(),
             cta: self.state.ctaid,
             thread: Self::thread(launch, warp, raw.lane),
-            line: function.lines.get(at.1 as usize).copied().unwrap_or(0),
-            instruction: function.opcode(at.1).to_string(),
+            line: function.lines.get(pc as usize).copied().unwrap_or(0),
+            instruction: function.opcode(pc).to_string(),
             access: raw.access,
             nearest: raw.nearest,
         }))

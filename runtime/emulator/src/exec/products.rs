@@ -171,6 +171,12 @@ impl Products {
         Some((ready, &mut one.values))
     }
 
+    /// Products that a wait with at most `pending` groups left does not cover.
+    pub(crate) fn uncovered(&self, pending: u32) -> usize {
+        let youngest = self.groups.iter().rev().take(pending as usize);
+        self.open.len() + youngest.map(Vec::len).sum::<usize>()
+    }
+
     /// Retires the oldest groups until at most `pending` are left, and writes the registers of
     /// accumulators that are then no longer in flight.
     ///

@@ -30,6 +30,10 @@ pub(crate) struct Warp {
     pub(crate) clock: u64,
     /// Per lane, the generation of the cluster's barrier that ends with its last arrival.
     pub(crate) cluster_arrivals: [u32; 32],
+    /// Per lane, groups of bulk copies that are closed (PTX ISA 9.7.9.25.6).
+    pub(crate) bulk_groups: [u32; 32],
+    /// Per lane, groups of other copies that are closed (PTX ISA 9.7.9.25.3.2).
+    pub(crate) copy_groups: [u32; 32],
     /// Matrix products in flight.
     pub(crate) products: super::products::Products,
 }
@@ -69,7 +73,7 @@ impl Warp {
         self.frames[0].enter((index, function), 0, launch, place);
         self.splits.push(Split { pc: 0, mask: live, join: NO_JOIN, frame: 0, wait: Wait::Ready });
         (self.current, self.back_edges, self.carry, self.clock) = (0, 0, 0, 0);
-        self.cluster_arrivals = [0; 32];
+        (self.cluster_arrivals, self.bulk_groups, self.copy_groups) = ([0; 32], [0; 32], [0; 32]);
         self.products.clear();
     }
 

@@ -1,18 +1,17 @@
 //! Bulk copies and reductions without a tensor map (PTX ISA 9.7.9.25.4, "cp.async.bulk",
 //! "cp.reduce.async.bulk"), their groups, and `st.async` and `red.async` (9.7.9.12, 9.7.13.7).
 //!
-//! A copy is done when it is issued: the earliest moment that the ISA allows. Waits for groups
-//! therefore find nothing to wait for.
+//! When a copy is done between its issue and the wait for it, the schedule decides.
 
 use super::mbarrier::change;
 use super::memory::take_cache_words;
 use super::operands;
 use super::pointer::{Pointer, WORDS};
-use crate::decode::operand::Address;
+use crate::decode::operand::{Address, literal};
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
 use crate::exec::cluster::RANK_SHIFT;
-use crate::exec::{Cx, lanes_of};
+use crate::exec::{Awaited, Cx, Operation, lanes_of};
 use crate::fault::RawFault;
 use crate::program::{Flow, Inst, NO_REG};
 use crate::ptx::ast::{Instruction, Operand};
@@ -36,9 +35,19 @@ pub(super) fn decode<'a>(
     words: &mut Words<'a>,
     instruction: &Instruction<'a>,
 ) -> Result<(), Error> {
-    if words.take_any(&["commit_group", "wait_group"]).is_some() {
-        words.take("read");
-        return Ok(());
+    match words.take_any(&["commit_group", "wait_group"]) {
+        Some("commit_group") => {
+            cx.emit(Decoder::blank(commit));
+            return Ok(());
+        }
+        Some(_) => {
+            let aux = u32::from(words.take("read"));
+            let [most] = operands(instruction, words)?;
+            let imm = literal(most, Type::U32, words)?;
+            cx.emit(Inst { imm, aux, ..Decoder::blank(wait) });
+            return Ok(());
+        }
+        None => {}
     }
     let reduces = words.take("reduce");
     let prefetches = words.take("prefetch");
@@ -86,6 +95,8 @@ pub(super) fn decode<'a>(
         let mask = rest.next().ok_or_else(|| words.wrong("the mask of CTAs is missing"))?;
         list[TARGETS] = cx.src(mask, Type::B16, words)?;
     }
+    // Sums of several CTAs depend on their order.
+    cx.facts.communicates |= reduces && to == Space::Global;
     // A cache policy may follow.
     let d = cx.push_list(&list);
     cx.emit(Inst { d, aux: sides, imm: u64::from(reduction), ..Decoder::blank(copy) });
@@ -192,41 +203,109 @@ unsafe fn copy_lane(cx: &mut Cx<'_>, inst: &Inst, lane: u32) -> Result<(), Box<R
     if !bytes.is_multiple_of(16) {
         return Err(Cx::lane_misuse(lane, format!("{bytes} bytes are not a multiple of 16")));
     }
-    // SAFETY: as above.
-    let from = unsafe {
-        match inst.aux & FROM_GLOBAL {
-            0 => {
-                let address = src.shared_at(cx, lane)?;
-                cx.shared_range(lane, address, bytes, 16)?
-            }
-            _ => aligned_global(cx, lane, src.at(cx, lane), bytes, false)?,
-        }
-    };
-    cx.worker.progress += 1;
     let reduction = reduction_of(inst.imm as u32);
-    if inst.aux & TO_GLOBAL != 0 {
-        cx.worker.counters.global_store_bytes += u64::from(bytes);
-        // SAFETY: an operand of this frame; both ranges were checked.
-        unsafe {
-            let to = aligned_global(cx, lane, dst.at(cx, lane), bytes, true)?;
-            move_bytes(to, from, bytes, reduction);
-        }
-        return Ok(());
+    let counters = &mut cx.worker.counters;
+    match inst.aux {
+        TO_GLOBAL => counters.add_bulk_store(u64::from(bytes)),
+        FROM_GLOBAL => counters.add_bulk_load(u64::from(bytes)),
+        _ => {}
     }
-    if inst.aux & FROM_GLOBAL != 0 {
-        cx.worker.counters.global_load_bytes += u64::from(bytes);
-    }
-    // SAFETY: operands of this frame; both ranges were checked.
+    // SAFETY: operands of this frame.
     unsafe {
+        if inst.aux == TO_GLOBAL {
+            let (to, from) = (dst.at(cx, lane), src.shared_at(cx, lane)?);
+            let group = Awaited::BulkGroup(cx.warp.bulk_groups[lane as usize]);
+            let store = Store { to, from, bytes, reduction, data: None };
+            return cx.issue(lane, group, true, store);
+        }
         for target in targets_of(cx, targets, lane)? {
-            let address = retarget(dst.shared_at(cx, lane)?, target);
-            let to = cx.shared_range(lane, address, bytes, 16)?;
-            move_bytes(to, from, bytes, reduction);
+            let to = retarget(dst.shared_at(cx, lane)?, target);
             let barrier = retarget(barrier.shared_at(cx, lane)?, target);
-            complete(cx, lane, barrier, bytes)?;
+            let from = match inst.aux {
+                FROM_GLOBAL => Source::Global(src.at(cx, lane)),
+                _ => Source::Shared(src.shared_at(cx, lane)?),
+            };
+            let holds = cx.is_own(to) || matches!(from, Source::Shared(_));
+            let load = Load { to, from, bytes, barrier, reduction };
+            cx.issue(lane, Awaited::Mbarrier, holds, load)?;
         }
     }
     Ok(())
+}
+
+/// `cp.async.bulk.commit_group` (9.7.9.25.6.1).
+unsafe fn commit(cx: &mut Cx<'_>, _: &Inst) -> Flow {
+    for lane in lanes_of(cx.mask) {
+        cx.warp.bulk_groups[lane as usize] += 1;
+    }
+    Flow::Next
+}
+
+/// `cp.async.bulk.wait_group{.read}` (9.7.9.25.6.2): `imm` groups may stay in flight.
+unsafe fn wait(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
+    let most = u32::try_from(inst.imm).unwrap_or(u32::MAX);
+    match cx.wait_bulk(most, inst.aux != 0) {
+        Ok(()) => Flow::Next,
+        Err(fault) => cx.raise(fault),
+    }
+}
+
+/// Where a copy to shared memory comes from.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Global(u64),
+    Shared(u32),
+}
+
+/// A copy to shared memory, of this CTA or another.
+#[derive(Debug)]
+struct Load {
+    to: u32,
+    from: Source,
+    bytes: u32,
+    barrier: u32,
+    reduction: Option<(Reduction, Type)>,
+}
+
+impl Operation for Load {
+    fn step(&mut self, cx: &mut Cx<'_>, lane: u32) -> Result<bool, Box<RawFault>> {
+        let from = match self.from {
+            Source::Global(address) => aligned_global(cx, lane, address, self.bytes, false)?,
+            Source::Shared(address) => cx.shared_range(lane, address, self.bytes, 16)?,
+        };
+        let to = cx.shared_range(lane, self.to, self.bytes, 16)?;
+        // SAFETY: both ranges were checked.
+        unsafe { move_bytes(to, from, self.bytes, self.reduction) };
+        complete(cx, lane, self.barrier, self.bytes)?;
+        Ok(true)
+    }
+}
+
+/// A copy to device memory: reads, then writes.
+#[derive(Debug)]
+struct Store {
+    to: u64,
+    from: u32,
+    bytes: u32,
+    reduction: Option<(Reduction, Type)>,
+    /// What was read.
+    data: Option<Vec<u8>>,
+}
+
+impl Operation for Store {
+    fn step(&mut self, cx: &mut Cx<'_>, lane: u32) -> Result<bool, Box<RawFault>> {
+        let Some(data) = self.data.take() else {
+            let from = cx.shared_range(lane, self.from, self.bytes, 16)?;
+            // SAFETY: the range was checked.
+            let source = unsafe { std::slice::from_raw_parts(from, self.bytes as usize) };
+            self.data = Some(source.to_vec());
+            return Ok(false);
+        };
+        let to = aligned_global(cx, lane, self.to, self.bytes, true)?;
+        // SAFETY: the range was checked; `data` has as many bytes.
+        unsafe { move_bytes(to, data.as_ptr(), self.bytes, self.reduction) };
+        Ok(true)
+    }
 }
 
 fn aligned_global(
@@ -334,13 +413,29 @@ unsafe fn async_store_lane(cx: &mut Cx<'_>, inst: &Inst, lane: u32) -> Result<()
         };
         bytes.extend_from_slice(&value.to_le_bytes()[..size as usize]);
     }
-    let total = bytes.len() as u32;
-    // SAFETY: operands of this frame; the range is checked.
-    unsafe {
-        let address = dst.shared_at(cx, lane)?;
-        let to = cx.shared_range(lane, address, total, total)?;
-        move_bytes(to, bytes.as_ptr(), total, reduction_of(inst.imm as u32));
-        let barrier = barrier.shared_at(cx, lane)?;
-        complete(cx, lane, barrier, total)
+    // SAFETY: operands of this frame.
+    let (address, barrier) = unsafe { (dst.shared_at(cx, lane)?, barrier.shared_at(cx, lane)?) };
+    let store = AsyncStore { address, barrier, bytes, reduction: reduction_of(inst.imm as u32) };
+    let holds = cx.is_own(address);
+    cx.issue(lane, Awaited::Mbarrier, holds, store)
+}
+
+/// A value on its way to another CTA.
+#[derive(Debug)]
+struct AsyncStore {
+    address: u32,
+    barrier: u32,
+    bytes: Vec<u8>,
+    reduction: Option<(Reduction, Type)>,
+}
+
+impl Operation for AsyncStore {
+    fn step(&mut self, cx: &mut Cx<'_>, lane: u32) -> Result<bool, Box<RawFault>> {
+        let total = self.bytes.len() as u32;
+        let to = cx.shared_range(lane, self.address, total, total)?;
+        // SAFETY: the range was checked.
+        unsafe { move_bytes(to, self.bytes.as_ptr(), total, self.reduction) };
+        complete(cx, lane, self.barrier, total)?;
+        Ok(true)
     }
 }

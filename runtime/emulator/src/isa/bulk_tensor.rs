@@ -1,14 +1,14 @@
 //! Bulk copies of tiles through a tensor map (PTX ISA 9.7.9.27.1, "cp.async.bulk.tensor",
 //! "cp.reduce.async.bulk.tensor", "cp.async.bulk.prefetch.tensor").
 //!
-//! As for other bulk copies, the copy is done when it is issued.
+//! As for other bulk copies, the schedule decides when the copy is done. The map is read at once.
 
 use super::bulk::{complete, retarget, targets_of};
 use super::memory::take_cache_words;
 use super::pointer::{Pointer, WORDS};
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
-use crate::exec::{Cx, lanes_of};
+use crate::exec::{Awaited, Cx, Operation, lanes_of};
 use crate::fault::RawFault;
 use crate::program::{Flow, Inst, NO_REG};
 use crate::ptx::ast::{Instruction, Operand};
@@ -102,6 +102,8 @@ pub(super) fn decode<'a>(
     for (word, coordinate) in list[COORDINATES..].iter_mut().zip(coordinates) {
         *word = cx.src(coordinate, Type::S32, words)?;
     }
+    // Sums of several CTAs depend on their order.
+    cx.facts.communicates |= operation.is_some();
     let d = cx.push_list(&list);
     let imm = match (loads, operation) {
         (true, _) => LOAD,
@@ -159,41 +161,86 @@ unsafe fn copy_lane(cx: &mut Cx<'_>, inst: &Inst, lane: u32) -> Result<(), Box<R
     }
     // SAFETY: an operand of this frame.
     let shared = unsafe { Pointer::read(&list[SHARED..]).shared_at(cx, lane)? };
-    cx.worker.progress += 1;
     if inst.imm != LOAD {
-        let host = cx.shared_range(lane, shared, map.box_bytes(), 128)?;
         let operation = inst.imm.checked_sub(REDUCE).map(|number| OPERATIONS[number as usize & 7]);
-        return store(cx, &map, coordinates, (shared, host), lane, operation);
+        let group = Awaited::BulkGroup(cx.warp.bulk_groups[lane as usize]);
+        let store = Store { map, coordinates, from: shared, operation, data: None };
+        return cx.issue(lane, group, true, store);
     }
     // SAFETY: operands of this frame.
-    unsafe {
+    let (barrier, targets) = unsafe {
         let barrier = Pointer::read(&list[BARRIER..]).shared_at(cx, lane)?;
-        let mut first = None;
-        for target in targets_of(cx, list[TARGETS], lane)? {
-            let to = retarget(shared, target);
-            let host = cx.shared_range(lane, to, map.box_bytes(), 128)?;
-            match first {
-                None => {
-                    load(cx, &map, coordinates, (to, host), lane)?;
-                    first = Some(host);
-                }
-                // The swizzle depends on address bits that are the same in every CTA.
-                Some(from) => std::ptr::copy(from, host, map.box_bytes() as usize),
-            }
-            complete(cx, lane, retarget(barrier, target), map.box_bytes())?;
-        }
+        (barrier, targets_of(cx, list[TARGETS], lane)?)
+    };
+    for (number, target) in targets.into_iter().enumerate() {
+        let (to, barrier) = (retarget(shared, target), retarget(barrier, target));
+        let load = Load { map: map.clone(), coordinates, to, barrier, is_first: number == 0 };
+        let holds = cx.is_own(to);
+        cx.issue(lane, Awaited::Mbarrier, holds, load)?;
     }
     Ok(())
 }
 
-/// Copies a box into shared memory at address `to`, which the host holds at `host`.
+/// A box on its way into the shared memory of one CTA.
+#[derive(Debug)]
+struct Load {
+    map: TensorMap,
+    coordinates: [i32; 5],
+    to: u32,
+    barrier: u32,
+    /// Of the CTAs that the instruction names: what is read for all is counted once.
+    is_first: bool,
+}
+
+impl Operation for Load {
+    fn step(&mut self, cx: &mut Cx<'_>, lane: u32) -> Result<bool, Box<RawFault>> {
+        let bytes = self.map.box_bytes();
+        let host = cx.shared_range(lane, self.to, bytes, 128)?;
+        let loaded = load(cx, &self.map, self.coordinates, (self.to, host), lane)?;
+        if self.is_first {
+            cx.worker.counters.add_bulk_load(loaded);
+        }
+        complete(cx, lane, self.barrier, bytes)?;
+        Ok(true)
+    }
+}
+
+/// A box on its way into the tensor: read, then written or combined.
+#[derive(Debug)]
+struct Store {
+    map: TensorMap,
+    coordinates: [i32; 5],
+    from: u32,
+    operation: Option<Reduction>,
+    /// What was read.
+    data: Option<Vec<u8>>,
+}
+
+impl Operation for Store {
+    fn step(&mut self, cx: &mut Cx<'_>, lane: u32) -> Result<bool, Box<RawFault>> {
+        let Some(data) = self.data.take() else {
+            let bytes = self.map.box_bytes();
+            let host = cx.shared_range(lane, self.from, bytes, 128)?;
+            // SAFETY: the range was checked.
+            let source = unsafe { std::slice::from_raw_parts(host, bytes as usize) };
+            self.data = Some(source.to_vec());
+            return Ok(false);
+        };
+        let source = (self.from, data.as_ptr());
+        store(cx, &self.map, self.coordinates, source, lane, self.operation)?;
+        Ok(true)
+    }
+}
+
+/// Copies a box into shared memory at address `to`, which the host holds at `host`; gives the bytes
+/// that lie inside the tensor.
 fn load(
     cx: &mut Cx<'_>,
     map: &TensorMap,
     coordinates: [i32; 5],
     (to, host): (u32, *mut u8),
     lane: u32,
-) -> Result<(), Box<RawFault>> {
+) -> Result<u64, Box<RawFault>> {
     let fill = map.fill();
     let size = map.element.bytes() as usize;
     let mut row_bytes = vec![0u8; (map.box_dims[0] * map.element.bytes()) as usize];
@@ -230,8 +277,7 @@ fn load(
         }
         Ok(())
     })?;
-    cx.worker.counters.global_load_bytes += loaded;
-    Ok(())
+    Ok(loaded)
 }
 
 fn outside(lane: u32, address: u32) -> Box<RawFault> {
@@ -299,7 +345,7 @@ fn store(
         stored += u64::from(row.inside);
         Ok(())
     })?;
-    cx.worker.counters.global_store_bytes += stored;
+    cx.worker.counters.add_bulk_store(stored);
     Ok(())
 }
 

@@ -1,12 +1,13 @@
 //! Asynchronous copies by threads (PTX ISA 9.7.9.25.3, "cp.async").
 //!
-//! A copy is done when it is issued: the earliest moment that the ISA allows.
+//! When a copy is done between its issue and the wait for its group, the schedule decides.
 
 use super::memory::take_cache_words;
 use crate::decode::operand::literal;
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
-use crate::exec::{Cx, Extend, addresses, lanes_of, pack, space_number};
+use crate::exec::{Awaited, Cx, Extend, Operation, addresses, blend, lanes_of, pack, space_number};
+use crate::fault::RawFault;
 use crate::program::{Flow, Inst, NO_REG};
 use crate::ptx::ast::{Instruction, Operand};
 use crate::ptx::types::{Space, Type};
@@ -27,9 +28,24 @@ pub(crate) fn decode<'a>(
     if words.take("mbarrier") {
         return super::mbarrier::decode_copy_arrive(cx, words, instruction);
     }
-    if words.take_any(&["commit_group", "wait_group", "wait_all"]).is_some() {
-        return Ok(());
+    match words.take_any(&["commit_group", "wait_group", "wait_all"]) {
+        Some("commit_group") => cx.emit(Decoder::blank(commit)),
+        Some("wait_group") => {
+            let [most] = super::operands(instruction, words)?;
+            let imm = literal(most, Type::U32, words)?;
+            cx.emit(Inst { imm, ..Decoder::blank(wait) });
+        }
+        Some(_) => cx.emit(Inst { aux: 1, ..Decoder::blank(wait) }),
+        None => return decode_copy(cx, words, instruction),
     }
+    Ok(())
+}
+
+fn decode_copy<'a>(
+    cx: &mut Decoder<'a, '_>,
+    words: &mut Words<'a>,
+    instruction: &Instruction<'a>,
+) -> Result<(), Error> {
     take_cache_words(words);
     let (to, from) = (words.space(), words.space());
     if (to, from) != (Space::Shared, Space::Global) {
@@ -82,7 +98,6 @@ unsafe fn copy(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
         }
         _ => return cx.misuse("a broken instruction"),
     };
-    cx.worker.progress += 1;
     // SAFETY: operands of this frame; all addresses are checked before use.
     unsafe {
         let to = addresses(cx, inst);
@@ -129,17 +144,74 @@ unsafe fn copy(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
             Ok(hosts) => hosts,
             Err(fault) => return cx.raise(fault),
         };
-        for lane in lanes_of(all) {
-            let lane = lane as usize;
-            let mut bytes = [0u8; 16];
-            let count = reads[lane] as usize;
-            if count != 0 {
-                std::ptr::copy_nonoverlapping(sources[lane], bytes.as_mut_ptr(), count);
-            }
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), targets[lane], size as usize);
-        }
         let read: u32 = lanes_of(all).map(|lane| reads[lane as usize]).sum();
         cx.worker.counters.global_load_bytes += u64::from(read);
+        let mut left = all;
+        while left != 0 {
+            // Threads that have closed as many groups go together: as a rule all.
+            let first = left.trailing_zeros();
+            let group = cx.warp.copy_groups[first as usize];
+            let same = lanes_of(left).filter(|&lane| cx.warp.copy_groups[lane as usize] == group);
+            let lanes = same.fold(0, |mask, lane| mask | 1 << lane);
+            left &= !lanes;
+            let work = ThreadCopies { lanes, size, reads, sources, targets };
+            if let Err(fault) = cx.issue(first, Awaited::CopyGroup { lanes, group }, true, work) {
+                return cx.raise(fault);
+            }
+        }
     }
     Flow::Next
+}
+
+/// One `cp.async` of several threads.
+#[derive(Debug)]
+struct ThreadCopies {
+    lanes: u32,
+    /// Bytes written per thread; zeros behind those that are read.
+    size: u32,
+    reads: [u32; 32],
+    sources: [*mut u8; 32],
+    targets: [*mut u8; 32],
+}
+
+// SAFETY: the pointers lead into memory of the device and of the CTA, which outlive the operation;
+// the host thread that runs the CTA uses them.
+unsafe impl Send for ThreadCopies {}
+// SAFETY: as above.
+unsafe impl Sync for ThreadCopies {}
+
+impl Operation for ThreadCopies {
+    fn step(&mut self, _: &mut Cx<'_>, _: u32) -> Result<bool, Box<RawFault>> {
+        for lane in lanes_of(self.lanes) {
+            let lane = lane as usize;
+            let mut bytes = [0u8; 16];
+            let count = self.reads[lane] as usize;
+            // SAFETY: both addresses were checked when the copy was issued.
+            unsafe {
+                if count != 0 {
+                    std::ptr::copy_nonoverlapping(self.sources[lane], bytes.as_mut_ptr(), count);
+                }
+                let target = self.targets[lane];
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, self.size as usize);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// `cp.async.commit_group` (9.7.9.25.3.2).
+unsafe fn commit(cx: &mut Cx<'_>, _: &Inst) -> Flow {
+    let closed = cx.warp.copy_groups.map(|groups| groups + 1);
+    blend(&mut cx.warp.copy_groups, &closed, cx.mask);
+    Flow::Next
+}
+
+/// `cp.async.wait_group` and `.wait_all` (9.7.9.25.3.3): `imm` groups may stay in flight; none, and
+/// no copy without a group, where `aux` is set.
+unsafe fn wait(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
+    let most = u32::try_from(inst.imm).unwrap_or(u32::MAX);
+    match cx.wait_copies((inst.aux == 0).then_some(most)) {
+        Ok(()) => Flow::Next,
+        Err(fault) => cx.raise(fault),
+    }
 }

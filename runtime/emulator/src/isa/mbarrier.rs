@@ -1,6 +1,6 @@
 //! mbarrier objects (PTX ISA 9.7.13.15) and arrivals of asynchronous copies (9.7.13.15.17).
 //!
-//! All operations act at once, lane after lane. A waiting `try_wait` sleeps until its phase has
+//! All operations but arrivals after copies act at once, lane after lane. A waiting `try_wait` sleeps until its phase has
 //! completed; when nothing else in the cluster can run, its time is over and it returns false. With
 //! a seeded schedule it sometimes returns false at once.
 
@@ -8,7 +8,7 @@ use super::operands;
 use super::pointer::{Pointer, WORDS};
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
-use crate::exec::{Cx, Wait, lanes_of};
+use crate::exec::{Awaited, Cx, Operation, Wait, lanes_of};
 use crate::fault::RawFault;
 use crate::mbarrier::Mbarrier;
 use crate::program::{Flow, Inst, NO_REG, Reg};
@@ -26,8 +26,6 @@ const ARRIVE: u32 = 4;
 const ARRIVE_EXPECT: u32 = 5;
 const ARRIVE_DROP: u32 = 6;
 const ARRIVE_DROP_EXPECT: u32 = 7;
-const COPY_ARRIVE: u32 = 8;
-const COPY_ARRIVE_NOINC: u32 = 9;
 
 pub(crate) fn decode<'a>(
     cx: &mut Decoder<'a, '_>,
@@ -97,7 +95,7 @@ pub(crate) fn decode<'a>(
     Ok(())
 }
 
-/// `cp.async.mbarrier.arrive{.noinc}`: copies are done when issued, so it arrives at once.
+/// `cp.async.mbarrier.arrive{.noinc}`: arrives once the copies of the thread before it are done.
 pub(super) fn decode_copy_arrive<'a>(
     cx: &mut Decoder<'a, '_>,
     words: &mut Words<'a>,
@@ -105,12 +103,12 @@ pub(super) fn decode_copy_arrive<'a>(
 ) -> Result<(), Error> {
     words.take("arrive");
     words.take("b64");
-    let aux = if words.take("noinc") { COPY_ARRIVE_NOINC } else { COPY_ARRIVE };
+    let aux = u32::from(words.take("noinc"));
     let space = words.space();
     let [address] = operands(instruction, words)?;
     let pointer = Pointer::words(cx.address(address, space, words)?);
     let d = cx.push_list(&pointer);
-    cx.emit(Inst { d, aux, ..Decoder::blank(update) });
+    cx.emit(Inst { d, aux, ..Decoder::blank(copy_arrive) });
     Ok(())
 }
 
@@ -240,13 +238,45 @@ fn update_lane(
                 barrier.expect(arrivals)?;
                 barrier.arrive_and_drop(1)
             }
-            COPY_ARRIVE => {
-                barrier.increment_pending()?;
-                barrier.arrive(1)
-            }
             _ => barrier.arrive(arrivals),
         }
     })
+}
+
+/// `d` the list of the address; `aux` set where the arrival is among those that are expected.
+unsafe fn copy_arrive(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
+    let mut words = Vec::with_capacity(32);
+    for lane in lanes_of(cx.mask) {
+        // SAFETY: an operand of this frame.
+        let found = unsafe { word_of(cx, inst.d, lane) };
+        let result = found.and_then(|word| {
+            words.push((lane, word as usize));
+            if inst.aux != 0 { Ok(()) } else { change(cx, lane, word, Mbarrier::increment_pending) }
+        });
+        if let Err(fault) = result {
+            return cx.raise(fault);
+        }
+    }
+    let (lane, lanes) = (cx.mask.trailing_zeros(), cx.mask);
+    match cx.issue(lane, Awaited::AfterCopies { lanes }, true, CopyArrival { words }) {
+        Ok(()) => Flow::Next,
+        Err(fault) => cx.raise(fault),
+    }
+}
+
+/// Arrivals that follow the copies of their threads: lanes, and where the host holds the words.
+#[derive(Debug)]
+struct CopyArrival {
+    words: Vec<(u32, usize)>,
+}
+
+impl Operation for CopyArrival {
+    fn step(&mut self, cx: &mut Cx<'_>, _: u32) -> Result<bool, Box<RawFault>> {
+        for &(lane, word) in &self.words {
+            change(cx, lane, word as *mut u64, |barrier| barrier.arrive(1))?;
+        }
+        Ok(true)
+    }
 }
 
 /// `test_wait` and `try_wait`: `a` the state or parity, `c` the result.

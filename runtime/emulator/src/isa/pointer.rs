@@ -71,7 +71,7 @@ impl Pointer {
         u32::try_from(offset).map_err(|_| {
             let nearest = Some("shared addresses have 32 bits".to_string());
             let access = Some((address, 1));
-            Box::new(RawFault { kind: FaultKind::OutOfBounds, lane, access, nearest })
+            Box::new(RawFault { kind: FaultKind::OutOfBounds, lane, access, nearest, origin: None })
         })
     }
 }
@@ -93,7 +93,13 @@ impl Cx<'_> {
         let access = Some((u64::from(address), bytes));
         if !address.is_multiple_of(align) {
             let nearest = Some(format!("a multiple of {align} is needed"));
-            return Err(Box::new(RawFault { kind: FaultKind::Misaligned, lane, access, nearest }));
+            return Err(Box::new(RawFault {
+                kind: FaultKind::Misaligned,
+                lane,
+                access,
+                nearest,
+                origin: None,
+            }));
         }
         let found = self.shared_window(u64::from(address)).and_then(|(region, offset)| {
             if bytes == 0 || region.holds(offset, offset + u64::from(bytes)) {
@@ -104,7 +110,7 @@ impl Cx<'_> {
         });
         found.map_err(|reason| {
             let nearest = Some(reason);
-            Box::new(RawFault { kind: FaultKind::OutOfBounds, lane, access, nearest })
+            Box::new(RawFault { kind: FaultKind::OutOfBounds, lane, access, nearest, origin: None })
         })
     }
 

@@ -2,7 +2,8 @@
 //! Multiply-Accumulate Instructions").
 //!
 //! A warp that comes to a `wgmma.mma_async` waits until all four of its warpgroup have; the last
-//! one computes for all. The product is then complete: the earliest moment that the ISA allows.
+//! one issues the product for all. When it is computed, before a `wgmma.wait_group` covers it, the
+//! schedule decides.
 
 use super::matrix::whole_warp;
 use super::mma::{
@@ -13,8 +14,9 @@ use crate::decode::operand::literal;
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
 use crate::exec::warpgroup::Member;
-use crate::exec::{Cx, Wait};
-use crate::program::{Flow, Inst, NO_REG, Reg};
+use crate::exec::{Awaited, Cx, Operation, Wait};
+use crate::fault::{FaultKind, RawFault};
+use crate::program::{Flow, Function, Inst, NO_REG, Reg};
 use crate::ptx::ast::{Instruction, Operand};
 use crate::ptx::types::Type;
 use crate::tensor_core::descriptor::{Major, MatrixDescriptor, is_width};
@@ -244,6 +246,10 @@ unsafe fn wait(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     }
     if cx.follows_products() {
         let (pending, frame) = (inst.imm.min(u64::from(u32::MAX)) as u32, cx.frame);
+        let uncovered = cx.warp.products.uncovered(pending);
+        if let Err(fault) = cx.wait_products(uncovered) {
+            return cx.raise(fault);
+        }
         // SAFETY: this is the frame of the function that issued the products.
         unsafe { cx.warp.products.wait(pending, frame) };
     }
@@ -299,13 +305,41 @@ unsafe fn product(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
         );
     }
     members.sort_unstable_by_key(|member| member.warp);
+    if cx.cta.chance.is_some() && members.iter().all(|member| member.products.is_some()) {
+        let awaited = Awaited::Product { warpgroup: group as u32 };
+        let lane = cx.mask.trailing_zeros();
+        let work = Product { inst: *inst, function: cx.origin().function, members };
+        return match cx.issue(lane, awaited, true, work) {
+            Ok(()) => Flow::Next,
+            Err(fault) => cx.raise(fault),
+        };
+    }
     // SAFETY: the four warps stand at this instruction, so that the operands are theirs.
-    let result = unsafe { compute(cx, inst, &members) };
+    let result = unsafe { compute(cx, inst, function, &members) };
     members.clear();
     cx.cta.warpgroups[group].members = members;
     match result {
         Ok(()) => Flow::Next,
         Err(rule) => cx.misuse(rule),
+    }
+}
+
+/// A product in flight. The registers of its operands are those of the warps' outermost functions,
+/// which nothing else touches until it is done.
+#[derive(Debug)]
+struct Product {
+    inst: Inst,
+    function: u32,
+    members: Vec<Member>,
+}
+
+impl Operation for Product {
+    fn step(&mut self, cx: &mut Cx<'_>, lane: u32) -> Result<bool, Box<RawFault>> {
+        let launch = cx.launch;
+        let function = &launch.program.functions[self.function as usize];
+        // SAFETY: the operands are those of the function, the registers live as long as the warps.
+        let result = unsafe { compute(cx, &self.inst, function, &self.members) };
+        result.map(|()| true).map_err(|rule| RawFault::new(FaultKind::Misuse(rule), lane))
     }
 }
 
@@ -336,10 +370,14 @@ unsafe fn member(cx: &mut Cx<'_>, inst: &Inst) -> Result<Member, Flow> {
 }
 
 /// Computes the product for the four warps, each of which holds 16 rows.
-unsafe fn compute(cx: &mut Cx<'_>, inst: &Inst, members: &[Member]) -> Result<(), String> {
+unsafe fn compute(
+    cx: &mut Cx<'_>,
+    inst: &Inst,
+    function: &Function,
+    members: &[Member],
+) -> Result<(), String> {
     let form = Form::unpack(inst.imm);
     let (columns, depth) = (form.columns as usize, form.depth());
-    let function = cx.function;
     let (d, rest) = function.lists[inst.d as usize..].split_at(form.d_count());
     let a: &[Reg] = if form.a_in_registers { &rest[..4] } else { &[] };
     let region = cx.cta.shared.region();

@@ -53,11 +53,12 @@ impl Cta {
                     Some(length) => self.turn(turn.warp, length, launch, worker)?,
                     None => true,
                 };
+                ran |= self.land_some(launch, worker)?;
             }
             if !ran {
                 return Ok(Progress::Blocked);
             }
         }
-        self.end()
+        self.end(launch, worker)
     }
 }
