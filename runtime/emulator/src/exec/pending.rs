@@ -83,8 +83,8 @@ impl Pending {
         self.find(|flight| !matches!(flight.awaited, Awaited::Mbarrier | Awaited::BulkGroup(_)))
     }
 
-    fn find(&self, mut wanted: impl FnMut(&Flight) -> bool) -> Option<usize> {
-        self.flights.iter().position(|flight| wanted(flight))
+    fn find(&self, wanted: impl FnMut(&Flight) -> bool) -> Option<usize> {
+        self.flights.iter().position(wanted)
     }
 }
 

@@ -174,7 +174,7 @@ unsafe fn copy_lane(cx: &mut Cx<'_>, inst: &Inst, lane: u32) -> Result<(), Box<R
     };
     for (number, target) in targets.into_iter().enumerate() {
         let (to, barrier) = (retarget(shared, target), retarget(barrier, target));
-        let load = Load { map: map.clone(), coordinates, to, barrier, is_first: number == 0 };
+        let load = Load { map, coordinates, to, barrier, is_first: number == 0 };
         let holds = cx.is_own(to);
         cx.issue(lane, Awaited::Mbarrier, holds, load)?;
     }
