@@ -2,7 +2,7 @@
 //! and LLVM's intrinsics cannot give in the form that we need.
 
 use super::value::Scalar;
-use super::{Builder, F32, Val, bug, parse_type, result_of};
+use super::{Builder, F32, I32, Val, bug, parse_type, result_of};
 use melior::ir::attribute::StringAttribute;
 use melior::ir::{Type, Value};
 
@@ -80,5 +80,13 @@ impl<'k> Builder<'k> {
             operands.iter().copied().chain(registers.iter().map(|r| r.raw)).collect();
         let results = self.assembly(text, &constraints, &inputs, &vec![self.types.f32; count]);
         results.into_iter().map(|raw| Val::new(self, raw)).collect()
+    }
+}
+
+impl<'k> I32<'k> {
+    /// The same number, of which LLVM knows nothing: `mov.b32` (PTX ISA 9.7.9.1). What is computed
+    /// from it in a loop stays there, instead of being kept in registers throughout.
+    pub(crate) fn anew(self) -> Self {
+        self.b.assembly_word("mov.b32 $0, $1;", "=r,r", &[self.raw])
     }
 }

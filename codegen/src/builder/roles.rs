@@ -17,6 +17,12 @@ impl<'k> Builder<'k> {
         self.assembly(&format!("setmaxnreg.inc.sync.aligned.u32 {count};"), "", &[], &[]);
     }
 
+    /// The warpgroup's index within its CTA, in a register that all lanes visibly share: what
+    /// depends on it alone is computed once per warp.
+    pub(crate) fn warpgroup(&'k self) -> I32<'k> {
+        (self.thread() / 128).shuffle_from(self.i32(0))
+    }
+
     /// Whether this lane is the one that acts for its warp: `elect.sync` (PTX ISA 9.7.13.14).
     pub(crate) fn elected(&'k self) -> Bool<'k> {
         let text = "{ .reg .pred p; elect.sync _|p, -1; selp.b32 $0, 1, 0, p; }";

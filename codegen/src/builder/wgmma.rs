@@ -5,7 +5,7 @@
 //! `8 * (i / 4) + 2 * (lane % 4) + i % 2` (PTX ISA 9.7.15.5.1, figure "WGMMA .m64nNk16 register
 //! fragment layout for accumulator matrix D").
 
-use super::{Builder, F32, I32, I64, Val, bug};
+use super::{Builder, F32, I32, I64, bug};
 use moec_ir::DType;
 
 /// Rows of a product.
@@ -46,15 +46,15 @@ impl<'k> Builder<'k> {
         self.assembly_in_place(&text, sums, "", &[])
     }
 
-    /// `sums + a * wᵀ` over 32 bytes along `k` (`a * wᵀ` without sums), both operands of type
-    /// `dtype`: `wgmma.mma_async` (PTX ISA 9.7.15.5.2).
+    /// `sums + a * wᵀ` over 32 bytes along `k`, both operands of type `dtype`; `a * wᵀ` in the
+    /// registers of `sums` where `adds` is 0: `wgmma.mma_async` (PTX ISA 9.7.15.5.2).
     pub(crate) fn wgmma(
         &'k self,
         dtype: DType,
         columns: u64,
-        a: I64<'k>,
-        w: I64<'k>,
-        sums: Option<&[F32<'k>]>,
+        [a, w]: [I64<'k>; 2],
+        sums: &[F32<'k>],
+        adds: I32<'k>,
     ) -> Vec<F32<'k>> {
         let (name, transposes) = match dtype {
             DType::Bf16 => ("bf16", ", 0, 0"),
@@ -63,26 +63,17 @@ impl<'k> Builder<'k> {
             DType::F8e5m2 => ("e5m2", ""),
             other => bug(format_args!("tensor cores do not multiply {other} here")),
         };
-        let count = (columns / 2) as usize;
+        let count = sums.len();
         let depth = DEPTH_BYTES / dtype.bytes();
         let registers: Vec<String> = (0..count).map(|i| format!("${i}")).collect();
         let text = format!(
-            "{{ .reg .pred p; setp.ne.b32 p, {}, 0; \
+            "{{ .reg .pred p; setp.ne.b32 p, ${}, 0; \
              wgmma.mma_async.sync.aligned.m64n{columns}k{depth}.f32.{name}.{name} {{{}}}, \
              ${count}, ${}, p, 1, 1{transposes}; }}",
-            u8::from(sums.is_some()),
+            count + 2,
             registers.join(", "),
             count + 1,
         );
-        let operands = [a.raw, w.raw];
-        match sums {
-            Some(sums) => self.assembly_in_place(&text, sums, "l,l", &operands),
-            None => {
-                let constraints = format!("{}l,l,~{{memory}}", "=f,".repeat(count));
-                let results =
-                    self.assembly(&text, &constraints, &operands, &vec![self.types.f32; count]);
-                results.into_iter().map(|raw| Val::new(self, raw)).collect()
-            }
-        }
+        self.assembly_in_place(&text, sums, "l,l,r", &[a.raw, w.raw, adds.raw])
     }
 }

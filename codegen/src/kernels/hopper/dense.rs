@@ -146,7 +146,7 @@ impl Dense {
         let tile = &self.tile;
         let rows = b.size(&self.c.shape[1]);
         let share = tile.rows / tile.consumers();
-        let first_row = (b.thread() / WARPGROUP as i32) * share as i32;
+        let first_row = b.warpgroup() * share as i32;
         let releases = b.i32(1).when(b.lane().eq(b.i32(0)), b.i32(0));
         let count = (tile.waves() * tile.columns / 2) as usize;
         self.schedule.each(b, tile, rows, ring.start(), |place, parity| {
@@ -159,12 +159,19 @@ impl Dense {
                     (parity, multiplier.end(&sums))
                 }
                 Some(scales) => {
-                    let multiplier = scaled::Multiplier { b, ring, scales, first_row, releases };
+                    let multiplier = scaled::Multiplier {
+                        b,
+                        ring,
+                        scales,
+                        first_row,
+                        releases,
+                        adds_nothing: b.i32(0).anew(),
+                    };
                     let row = multiplier.row_of_w(place);
                     let start = multiplier.start(row, count);
-                    let (parity, (sums, ..)) =
+                    let (parity, state) =
                         ring.each(parity, start, |step, state| multiplier.step(row, step, state));
-                    (parity, sums)
+                    (parity, state.sums)
                 }
             };
             self.store(b, place, rows, first_row, &sums);

@@ -7,7 +7,7 @@ use crate::builder::{Builder, F32, I32, wgmma};
 pub(super) struct Multiplier<'k, 't, 'r> {
     pub(super) b: &'k Builder<'k>,
     pub(super) ring: &'r Ring<'k, 't>,
-    /// First row of this warpgroup in the tile.
+    /// First row of this warpgroup in the tile: the same in all lanes.
     pub(super) first_row: I32<'k>,
     /// 1 in the lane that gives stages back, else 0.
     pub(super) releases: I32<'k>,
@@ -21,18 +21,21 @@ impl<'k> Multiplier<'k, '_, '_> {
         let stage = step.stage;
         b.mbarrier_wait(ring.at(tile.full(stage)), step.parity);
         let mut sums = b.wgmma_fence(sums);
-        let row_bytes = wgmma::ROW_BYTES as i32;
-        let a = b.wgmma_descriptor(ring.at(tile.a(stage)) + self.first_row * row_bytes);
-        let w = b.wgmma_descriptor(ring.at(tile.w(stage)));
+        let [a, w] = ring.descriptors(stage, self.first_row);
         let count = (tile.columns / 2) as usize;
         for part in 0..wgmma::ROW_BYTES / wgmma::DEPTH_BYTES {
             let along = (part * wgmma::DEPTH_BYTES / 16) as i64;
             for wave in 0..tile.waves() {
                 let down = (wave * wgmma::ROWS * wgmma::ROW_BYTES / 16) as i64;
                 let from = wave as usize * count;
-                let of_wave = Some(&sums[from..from + count]);
-                let of_wave =
-                    b.wgmma(tile.dtype, tile.columns, a + (along + down), w + along, of_wave);
+                let of_wave = &sums[from..from + count];
+                let of_wave = b.wgmma(
+                    tile.dtype,
+                    tile.columns,
+                    [a + (along + down), w + along],
+                    of_wave,
+                    b.i32(1),
+                );
                 sums.splice(from..from + count, of_wave);
             }
         }

@@ -6,7 +6,7 @@
 
 use super::tile::{Tile, WARPGROUP};
 use crate::builder::control::Carried;
-use crate::builder::{Builder, I32};
+use crate::builder::{Builder, I32, I64, wgmma};
 
 /// Stages, and how many steps along `k` there are.
 #[derive(Clone, Copy)]
@@ -54,6 +54,14 @@ impl<'k, 't> Ring<'k, 't> {
     /// Address of something in shared memory.
     pub(super) fn at(&self, offset: u64) -> I32<'k> {
         self.base + offset as i32
+    }
+
+    /// Descriptors of a stage of `a`, from `first_row` on, and of `w`.
+    pub(super) fn descriptors(&self, stage: u64, first_row: I32<'k>) -> [I64<'k>; 2] {
+        let (b, tile) = (self.b, self.tile);
+        let a = self.base + first_row * wgmma::ROW_BYTES as i32;
+        [a.anew() + tile.a(stage) as i32, self.base.anew() + tile.w(stage) as i32]
+            .map(|address| b.wgmma_descriptor(address))
     }
 
     /// Makes the barriers; all threads of the CTA come here. `producers` arrive at a full stage.

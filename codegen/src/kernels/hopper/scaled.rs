@@ -7,29 +7,60 @@
 
 use super::ring::{Ring, Step};
 use super::schedule::Place;
+use crate::builder::control::Carried;
 use crate::builder::{Builder, F32, I32, Ptr, wgmma};
 use crate::kernels::factors::Scales;
 use crate::tensor::{Tensor, vector_width};
+use melior::ir::Value;
 
 /// Multiplies the tiles of one CTA.
 pub(super) struct Multiplier<'k, 't, 'r> {
     pub(super) b: &'k Builder<'k>,
     pub(super) ring: &'r Ring<'k, 't>,
     pub(super) scales: &'t Scales,
-    /// First row of this warpgroup in the tile.
+    /// First row of this warpgroup in the tile: the same in all lanes.
     pub(super) first_row: I32<'k>,
     /// 1 in the lane that gives stages back, else 0.
     pub(super) releases: I32<'k>,
+    /// 0.
+    pub(super) adds_nothing: I32<'k>,
 }
 
-/// Sums in float32, and the scales of `w` of this round and of the next.
-type State<'k> = (Vec<F32<'k>>, Vec<F32<'k>>, Vec<F32<'k>>);
+/// What goes from step to step.
+#[derive(Clone)]
+pub(super) struct State<'k> {
+    /// Sums in float32.
+    pub(super) sums: Vec<F32<'k>>,
+    /// The registers of the tensor cores' sums. The next products overwrite them without reading
+    /// them; that this is not known until the kernel runs (`adds_nothing`) keeps ptxas from
+    /// giving those other registers, of which there are too few.
+    products: Vec<F32<'k>>,
+    /// Scales of `w` of this round.
+    now: Vec<F32<'k>>,
+    /// Scales of `w` of the next round.
+    next: Vec<F32<'k>>,
+}
+
+impl<'k> Carried<'k> for State<'k> {
+    fn flatten(&self, into: &mut Vec<Value<'k, 'k>>) {
+        for part in [&self.sums, &self.products, &self.now, &self.next] {
+            part.flatten(into);
+        }
+    }
+    fn rebuild(&self, from: &mut dyn Iterator<Item = Value<'k, 'k>>) -> Self {
+        let [sums, products, now, next] =
+            [&self.sums, &self.products, &self.now, &self.next].map(|part| part.rebuild(from));
+        Self { sums, products, now, next }
+    }
+}
 
 impl<'k> Multiplier<'k, '_, '_> {
     /// Before the first step of a tile.
     pub(super) fn start(&self, row_of_w: Ptr<'k>, count: usize) -> State<'k> {
-        let first = self.scales_of_w(row_of_w, self.b.i32(0));
-        (vec![self.b.f32(0.0); count], first.clone(), first)
+        let zeros = |count: usize| vec![self.b.f32(0.0); count];
+        let now = self.scales_of_w(row_of_w, self.b.i32(0));
+        let products = zeros((self.ring.tile.columns / 2) as usize);
+        State { sums: zeros(count), products, now: now.clone(), next: now }
     }
 
     /// Where the scales of a tile's columns begin.
@@ -57,7 +88,7 @@ impl<'k> Multiplier<'k, '_, '_> {
     /// Adds the products of one step.
     pub(super) fn step(&self, row_of_w: Ptr<'k>, step: Step<'k>, state: State<'k>) -> State<'k> {
         let (b, ring, tile) = (self.b, self.ring, self.ring.tile);
-        let (mut sums, mut now, mut next) = state;
+        let State { mut sums, mut products, mut now, mut next } = state;
         if step.stage == 0 {
             now = next;
             next = match ring.steps <= tile.stages {
@@ -70,35 +101,34 @@ impl<'k> Multiplier<'k, '_, '_> {
         b.mbarrier_wait(ring.at(tile.full(step.stage)), step.parity);
         for wave in 0..tile.waves() {
             let factors = self.scales_of_a(step, wave).map(|of_a| of_a * of_w);
-            let products = self.products(step, wave);
+            // What was added before is settled here: there is no room for products of two waves.
+            let fenced = b.wgmma_fence(&[&sums[..], &products].concat());
+            (sums, products) = (fenced[..sums.len()].to_vec(), fenced[sums.len()..].to_vec());
+            products = self.products(step, wave, &products);
             if wave + 1 == tile.waves() {
                 b.mbarrier_arrive(ring.at(tile.empty(step.stage)), self.releases);
             }
             let of_wave = &mut sums[wave as usize * count..][..count];
-            for (i, (sum, product)) in of_wave.iter_mut().zip(products).enumerate() {
+            for (i, (sum, product)) in of_wave.iter_mut().zip(&products).enumerate() {
                 *sum = product.fma(factors[i / 2 % 2], *sum);
             }
         }
-        (sums, now, next)
+        State { sums, products, now, next }
     }
 
-    /// The sums of the products of one step and 64 rows.
-    fn products(&self, step: Step<'k>, wave: u64) -> Vec<F32<'k>> {
+    /// The sums of the products of one step and 64 rows, in the registers of those `before`.
+    fn products(&self, step: Step<'k>, wave: u64, before: &[F32<'k>]) -> Vec<F32<'k>> {
         let (b, ring, tile) = (self.b, self.ring, self.ring.tile);
-        let row_bytes = wgmma::ROW_BYTES as i32;
-        let a = b.wgmma_descriptor(ring.at(tile.a(step.stage)) + self.first_row * row_bytes);
-        let w = b.wgmma_descriptor(ring.at(tile.w(step.stage)));
+        let [a, w] = ring.descriptors(step.stage, self.first_row);
         let down = (wave * wgmma::ROWS * wgmma::ROW_BYTES / 16) as i64;
-        b.wgmma_fence(&[]);
-        let mut sums: Option<Vec<F32<'k>>> = None;
+        let mut sums = before.to_vec();
         for part in 0..wgmma::ROW_BYTES / wgmma::DEPTH_BYTES {
             let along = (part * wgmma::DEPTH_BYTES / 16) as i64;
-            let added =
-                b.wgmma(tile.dtype, tile.columns, a + (along + down), w + along, sums.as_deref());
-            sums = Some(added);
+            let adds = if part == 0 { self.adds_nothing.anew() } else { b.i32(1) };
+            sums = b.wgmma(tile.dtype, tile.columns, [a + (along + down), w + along], &sums, adds);
         }
         b.wgmma_commit();
-        b.wgmma_wait(0, &sums.unwrap_or_default())
+        b.wgmma_wait(0, &sums)
     }
 
     /// The scales of this thread's two rows of a wave.
