@@ -76,6 +76,19 @@ pub(crate) struct ImportArgs {
     /// File to write; standard output if not given.
     #[arg(short, long, value_name = "M.moe", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
+    /// How to compute a checkpoint in FP8; if not given, as DeepSeek does, but one that
+    /// transformers 5 wrote (`transformers_version` in config.json) as that does.
+    #[arg(long, value_enum)]
+    pub(crate) fp8: Option<Fp8>,
+}
+
+/// Whose arithmetic of FP8.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Fp8 {
+    /// bf16 between products, inputs of all linear maps quantised, FP8 tensor cores.
+    Deepseek,
+    /// float32 between products and in their sums; inputs of routed experts not quantised.
+    Transformers,
 }
 
 #[derive(Args)]

@@ -66,8 +66,8 @@ pub(crate) fn design(
         KernelSpec::Gemm { a, w, add, c } => {
             gemm::design(Factors::plain(a, w), add.as_ref(), c, step, target)
         }
-        KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, block, .. } => {
-            let factors = Factors::scaled([a, a_scale, w, w_scale], *block);
+        KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, block, promote_every } => {
+            let factors = Factors::scaled([a, a_scale, w, w_scale], *block, *promote_every);
             gemm::design(factors, add.as_ref(), c, step, target)
         }
         KernelSpec::Quantize { x, q, scale, block, format } => {
@@ -102,8 +102,17 @@ pub(crate) fn design(
         KernelSpec::GroupedGemm { a, w, c, top_k } => {
             grouped_gemm::design(Factors::plain(a, w), c, *top_k, step)
         }
-        KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, top_k, block, .. } => {
-            let factors = Factors::scaled([a, a_scale, w, w_scale], *block);
+        KernelSpec::ScaledGroupedGemm {
+            a,
+            a_scale,
+            w,
+            w_scale,
+            c,
+            top_k,
+            block,
+            promote_every,
+        } => {
+            let factors = Factors::scaled([a, a_scale, w, w_scale], *block, *promote_every);
             grouped_gemm::design(factors, c, *top_k, step)
         }
         KernelSpec::Combine { y, weight, adds, out } => combine::design(y, weight, adds, out, step),

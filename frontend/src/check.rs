@@ -209,7 +209,13 @@ impl<'a> Checker<'a> {
         let train = self.train_section(members);
         let targets = self.target_sections(&ast.targets);
         let functions = self.in_calling_order(&mut entries);
-        let graph = Graph { name: name.to_owned(), context: context?, functions, entries };
+        let graph = Graph {
+            name: name.to_owned(),
+            context: context?,
+            promote_every: None,
+            functions,
+            entries,
+        };
         let precision = self.precision.clone();
         Some(Model { graph, precision, parallel, train, targets, warnings: vec![] })
     }

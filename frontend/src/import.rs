@@ -16,6 +16,7 @@ mod text;
 
 use config::Config;
 use moec_ir::Diagnostic;
+pub use quantized::Fp8Recipe;
 use std::collections::BTreeSet;
 
 /// The values of `model_type` that can be imported.
@@ -25,7 +26,8 @@ pub(crate) const MODEL_TYPES: [&str; 4] = ["deepseek_v2", "deepseek_v3", "mixtra
 ///
 /// `tensors` are the names of the checkpoint's tensors, where there is one: multi-token
 /// prediction is written only if its tensors are there, and weights that have no scales beside
-/// them are kept out of FP8.
+/// them are kept out of FP8. `fp8` says how a checkpoint in FP8 is to be computed; without it,
+/// as DeepSeek does, but one that transformers 5 wrote as that does.
 ///
 /// # Errors
 /// E0501 (not JSON), E0502 (a field is missing or of the wrong kind), E0503 (another type of
@@ -34,8 +36,9 @@ pub(crate) const MODEL_TYPES: [&str; 4] = ["deepseek_v2", "deepseek_v3", "mixtra
 pub fn import(
     config_json: &str,
     tensors: Option<&BTreeSet<String>>,
+    fp8: Option<Fp8Recipe>,
 ) -> Result<String, Vec<Diagnostic>> {
-    let mut config = Config::read(config_json).map_err(|d| vec![d])?;
+    let mut config = Config::read(config_json, fp8).map_err(|d| vec![d])?;
     let kind = config.text("model_type");
     let written = match kind.as_deref() {
         Some("deepseek_v2") => deepseek::version_2(&mut config),

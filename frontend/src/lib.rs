@@ -33,7 +33,7 @@ pub use check::{
     AdamW, Fp8, LossTerm, Model, Parallel, Precision, Spread, TargetSection, Train, Update, check,
 };
 pub use format::format;
-pub use import::import;
+pub use import::{Fp8Recipe, import};
 pub use lower::lower;
 pub use moec_ir::ScaleFormat;
 pub use parse::parse;

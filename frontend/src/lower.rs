@@ -4,7 +4,7 @@ mod fp8;
 mod remembered;
 mod rewrite;
 
-use crate::{Fp8, Model};
+use crate::{Fp8, Model, Precision};
 use moec_ir::graph::Graph;
 use moec_ir::{DType, Diagnostic};
 
@@ -21,11 +21,18 @@ const SUMMED_AT_ONCE: u64 = 32;
 /// E0410 for a recipe, or a use of a weight, that is not compiled.
 pub fn lower(model: &Model) -> Result<Graph, Vec<Diagnostic>> {
     let mut graph = model.graph.clone();
-    let Some(recipe) = &model.precision.linear else { return Ok(graph) };
-    let mut mistakes = refused(recipe);
+    let Precision { linear, experts, .. } = &model.precision;
+    let recipes: Vec<&Fp8> = linear.iter().chain(experts).collect();
+    let Some(first) = recipes.first() else { return Ok(graph) };
+    graph.promote_every = Some(first.promote_every);
+    let mut mistakes: Vec<Diagnostic> = recipes.iter().flat_map(|r| refused(r)).collect();
+    if let Some(other) = recipes.iter().find(|r| r.promote_every != first.promote_every) {
+        let d = Diagnostic::error("E0410", "two ways of adding FP8 products are not compiled");
+        mistakes.push(d.at(other.span, "not as above").help("give both the same `accumulate`"));
+    }
     if mistakes.is_empty() {
         for function in &mut graph.functions {
-            match fp8::quantize(function, &model.precision, recipe) {
+            match fp8::quantize(function, &model.precision) {
                 Ok(quantized) => *function = quantized,
                 Err(found) => mistakes.extend(found),
             }
@@ -36,7 +43,7 @@ pub fn lower(model: &Model) -> Result<Graph, Vec<Diagnostic>> {
 
 /// What of a recipe has no kernels.
 fn refused(recipe: &Fp8) -> Vec<Diagnostic> {
-    let [rows, columns] = recipe.activation_block;
+    let [rows, columns] = recipe.activation_block.unwrap_or([1, recipe.weight_block[1]]);
     let mut mistakes = vec![];
     let mut refuse = |holds: bool, message: String, help: &str| {
         if !holds {
@@ -60,12 +67,12 @@ fn refused(recipe: &Fp8) -> Vec<Diagnostic> {
         "write `activation [1, 128]` and `weight [128, 128]`, as the checkpoint has them",
     );
     refuse(
-        recipe.promote_every == columns,
+        [1, columns].contains(&recipe.promote_every),
         format!(
             "sums move to float32 registers every {} products, but blocks have {columns}",
             recipe.promote_every
         ),
-        "write the columns of a block behind `every`",
+        "write the columns of a block behind `every`, or `accumulate f32` alone",
     );
     mistakes
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure")]
 
-use moec_frontend::{check, import, parse};
+use moec_frontend::{Fp8Recipe, check, import, parse};
 use moec_ir::Op;
 use serde_json::{Value, json};
 use std::fs;
@@ -32,7 +32,7 @@ fn every_configuration_at_hand_imports() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let text = import(&fs::read_to_string(&path).unwrap(), None)
+        let text = import(&fs::read_to_string(&path).unwrap(), None, None)
             .unwrap_or_else(|e| panic!("{}: {e:?}", path.display()));
         let model = check(&parse(&text).unwrap()).unwrap();
         assert_eq!(moec_ir::graph::verify::verify(&model.graph), Vec::<String>::new());
@@ -95,16 +95,35 @@ fn fields_that_cannot_be_honoured_are_refused_by_name() {
     ];
     for (name, fields, code, named) in cases {
         let text = with(name, fields.clone());
-        let found = import(&text, None).expect_err(&format!("{fields} was accepted"));
+        let found = import(&text, None, None).expect_err(&format!("{fields} was accepted"));
         let hit = found.iter().find(|d| d.code == code && d.message.contains(named));
         assert!(hit.is_some(), "{fields}: {found:?}");
     }
 }
 
+/// What a configuration says of FP8 does not tell how numbers go from product to product.
+#[test]
+fn fp8_is_computed_as_by_the_one_who_wrote_the_checkpoint() {
+    let published = import(&with("deepseek-v3", json!({})), None, None).unwrap();
+    assert!(published.contains("accumulate f32 every 128\n"), "{published}");
+    assert!(!published.contains("storage:") && !published.contains("experts: fp8"), "{published}");
+    let fields = json!({"transformers_version": "5.23.0"});
+    let written = import(&with("deepseek-v3", fields.clone()), None, None).unwrap();
+    for line in [
+        "storage: f32\n",
+        "linear: fp8 e4m3, activation [1, 128], weight [128, 128], accumulate f32\n",
+        "experts: fp8 e4m3, weight [128, 128], accumulate f32\n",
+    ] {
+        assert!(written.contains(line), "{line}{written}");
+    }
+    let asked = import(&with("deepseek-v3", fields), None, Some(Fp8Recipe::DeepSeek)).unwrap();
+    assert_eq!(asked, published);
+}
+
 #[test]
 fn a_field_is_pointed_at_where_it_stands() {
     let text = with("mixtral", json!({"sliding_window": 4096}));
-    let found = import(&text, None).unwrap_err();
+    let found = import(&text, None, None).unwrap_err();
     let span = found[0].labels[0].span;
     assert_eq!(&text[span.start..span.end], "\"sliding_window\"");
 }
@@ -112,22 +131,22 @@ fn a_field_is_pointed_at_where_it_stands() {
 #[test]
 fn all_mistakes_of_a_configuration_are_told_at_once() {
     let text = with("mixtral", json!({"sliding_window": 4096, "hidden_act": "gelu", "extra": 1}));
-    let found = import(&text, None).unwrap_err();
+    let found = import(&text, None, None).unwrap_err();
     let codes: Vec<_> = found.iter().map(|d| d.code).collect();
     assert_eq!(codes.len(), 3, "{found:?}");
 }
 
 #[test]
 fn what_is_not_json_is_said_where() {
-    let found = import("{\"model_type\": mixtral}", None).unwrap_err();
+    let found = import("{\"model_type\": mixtral}", None, None).unwrap_err();
     assert_eq!(found[0].code, "E0501");
     assert_eq!(found[0].labels[0].span.start, 15);
-    assert_eq!(import("[1]", None).unwrap_err()[0].code, "E0501");
+    assert_eq!(import("[1]", None, None).unwrap_err()[0].code, "E0501");
 }
 
 #[test]
 fn the_epsilon_of_the_latent_norms_stays_that_of_the_publishers() {
-    let text = import(&with("deepseek-v3", json!({"rms_norm_eps": 1e-5})), None).unwrap();
+    let text = import(&with("deepseek-v3", json!({"rms_norm_eps": 1e-5})), None, None).unwrap();
     assert!(text.contains("rms_norm(x, attention_norm, eps = 1e-5)"), "{text}");
     assert!(text.contains("rms_norm(c, kv_norm)"), "{text}");
 }
@@ -135,7 +154,7 @@ fn the_epsilon_of_the_latent_norms_stays_that_of_the_publishers() {
 #[test]
 fn yarn_sharpens_the_softmax_and_scales_sine_and_cosine() {
     let scale = |config: &str| {
-        ops(&import(config, None).unwrap()).into_iter().find_map(|op| match op {
+        ops(&import(config, None, None).unwrap()).into_iter().find_map(|op| match op {
             Op::Attend { scale } => Some(scale.0),
             _ => None,
         })
@@ -145,7 +164,7 @@ fn yarn_sharpens_the_softmax_and_scales_sine_and_cosine() {
     let found = scale(&config("deepseek-v2-lite").to_string()).unwrap();
     assert!((found - expected).abs() < 1e-15, "{found} {expected}");
     let rope = json!({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 512}});
-    let text = import(&with("qwen3-moe", rope), None).unwrap();
+    let text = import(&with("qwen3-moe", rope), None, None).unwrap();
     let amplitude = ops(&text).into_iter().find_map(|op| match op {
         Op::Rotary(r) => Some((r.amplitude.0, r.yarn.unwrap().factor.0, r.interleaved)),
         _ => None,
@@ -156,7 +175,7 @@ fn yarn_sharpens_the_softmax_and_scales_sine_and_cosine() {
 #[test]
 fn dense_layers_among_sparse_ones_are_runs_of_the_same_functions() {
     let fields = json!({"num_hidden_layers": 6, "decoder_sparse_step": 2, "mlp_only_layers": [3]});
-    let text = import(&with("qwen3-moe", fields), None).unwrap();
+    let text = import(&with("qwen3-moe", fields), None, None).unwrap();
     let model = check(&parse(&text).unwrap()).unwrap();
     let main = model.graph.entry("main").unwrap();
     let names: Vec<&str> = main
@@ -170,7 +189,7 @@ fn dense_layers_among_sparse_ones_are_runs_of_the_same_functions() {
 
 #[test]
 fn tied_embeddings_are_read_twice() {
-    let text = import(&with("mixtral", json!({"tie_word_embeddings": true})), None).unwrap();
+    let text = import(&with("mixtral", json!({"tie_word_embeddings": true})), None, None).unwrap();
     let model = check(&parse(&text).unwrap()).unwrap();
     for name in ["embed", "head"] {
         let function = model.graph.functions.iter().find(|f| f.name == name).unwrap();
@@ -181,7 +200,7 @@ fn tied_embeddings_are_read_twice() {
 #[test]
 fn a_model_without_compression_or_shared_experts_or_groups_is_written() {
     let fields = json!({"q_lora_rank": null, "n_shared_experts": null, "n_group": 1, "topk_group": 1, "norm_topk_prob": false, "routed_scaling_factor": 1.0});
-    let text = import(&with("deepseek-v3", fields), None).unwrap();
+    let text = import(&with("deepseek-v3", fields), None, None).unwrap();
     assert!(text.contains("q_proj.weight") && !text.contains("shared"), "{text}");
     assert!(text.contains("let chosen = top_k(score + bias, 8)\n"), "{text}");
     assert!(text.contains("let weight = pick(score, chosen)\n"), "{text}");

@@ -23,6 +23,9 @@ fn model(declared: &str, body: &str, precision: &str) -> Result<Graph, Vec<Diagn
     Ok(graph)
 }
 
+/// The recipe of experts whose inputs stay as they are, and sums in float32.
+const WEIGHTS_ONLY: &str = "experts: fp8 e4m3, weight [32, 32], accumulate f32";
+
 fn ops(function: &Function) -> Vec<String> {
     function.nodes.iter().map(|n| n.op.name()).collect()
 }
@@ -118,6 +121,35 @@ fn what_others_read_too_is_rounded_where_the_product_reads_it() {
         text.matches("quantize {\"block\"").count() - text.matches("dequantize {").count(),
         3
     );
+}
+
+const EXPERTS: &str = "param shared: [hidden, hidden] = \"shared\"
+    param router: [4, hidden] = \"router\"
+    param inner: [4, hidden, hidden] = \"{e}\"";
+const ROUTED: &str = "let score = linear(x, router)
+    let chosen = top_k(score, 2)
+    route(x, chosen, pick(score, chosen)) |t, e| { linear(t, inner[e]) } + linear(x, shared)";
+
+#[test]
+fn experts_may_have_a_recipe_of_their_own() {
+    let linear = RECIPE.replace(" every 32", "");
+    let precision = format!("keep: router\n{linear}\n{WEIGHTS_ONLY}");
+    let graph = model(EXPERTS, ROUTED, &precision).unwrap();
+    assert_eq!(graph.promote_every, Some(1));
+    let function = &graph.functions[0];
+    let product = |op: Op, weight: &str| {
+        let reads = |n: &&moec_ir::Node| n.op == op && formula(function, n.inputs[1]) == weight;
+        let node = function.nodes.iter().find(reads).unwrap();
+        formula(function, node.inputs[0])
+    };
+    let x = "lookup(table, input)";
+    assert_eq!(product(Op::ExpertLinear, "dequantize(inner, inner_scale)"), x);
+    let rounded = format!("dequantize(quantize({x}), block_scale({x}))");
+    assert_eq!(product(Op::Linear, "dequantize(shared, shared_scale)"), rounded);
+
+    let both = format!("keep: router\n{RECIPE}\n{WEIGHTS_ONLY}");
+    let found = model(EXPERTS, ROUTED, &both).unwrap_err();
+    assert!(found[0].message.contains("two ways of adding"), "{found:?}");
 }
 
 fn refusal(declared: &str, body: &str, recipe: &str) -> String {

@@ -36,7 +36,7 @@ fn blocks(page: &str) -> Vec<(String, String)> {
 
 fn mistakes(kind: &str, text: &str) -> Vec<Diagnostic> {
     match kind {
-        "json" => import(text, None).err().unwrap_or_default(),
+        "json" => import(text, None, None).err().unwrap_or_default(),
         _ => match parse(text).and_then(|ast| check(&ast)) {
             Ok(model) => lower(&model).err().unwrap_or(model.warnings),
             Err(found) => found,

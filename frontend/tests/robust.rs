@@ -119,9 +119,9 @@ fn broken_configurations_are_refused() {
     for text in
         ["", "{", "[]", "null", "{}", "{\"model_type\": 3}", "{\"model_type\": \"mixtral\"}"]
     {
-        assert!(import(text, None).is_err(), "{text}");
+        assert!(import(text, None, None).is_err(), "{text}");
     }
-    assert!(import(&"[".repeat(100_000), None).is_err());
+    assert!(import(&"[".repeat(100_000), None, None).is_err());
 }
 
 const PIECES: [&str; 40] = [

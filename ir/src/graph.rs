@@ -28,6 +28,10 @@ pub struct Graph {
     pub name: String,
     /// Longest sequence the model is defined for (positions 0 to `context` - 1).
     pub context: u64,
+    /// Products of FP8 operands that a tensor core may sum before the sum moves to a float32
+    /// register; 1 where each is added in float32, nothing where no operand is FP8.
+    #[serde(default)]
+    pub promote_every: Option<u64>,
     /// The distinct functions; a layer that occurs 58 times occurs here once.
     pub functions: Vec<Function>,
     /// What can be run: `main` (token ids to logits) and, where the model has one, `mtp`.

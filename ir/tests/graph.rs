@@ -82,6 +82,7 @@ fn graph() -> Graph {
     Graph {
         name: "Small".into(),
         context: 16,
+        promote_every: Some(128),
         functions: vec![b.0],
         entries: vec![Entry {
             name: "main".into(),

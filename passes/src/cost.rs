@@ -31,6 +31,8 @@ pub(crate) struct CostModel {
     pub(crate) target: Target,
     /// The step.
     pub(crate) sizes: Sizes,
+    /// FP8 products that tensor cores may sum ([`moec_ir::Graph::promote_every`]).
+    pub(crate) promote_every: Option<u64>,
 }
 
 /// What a kernel has to do.
@@ -70,6 +72,11 @@ impl CostModel {
                 Some(self.seconds(&work))
             }
             Term::First | Term::Second { .. } => Some(0.0),
+            // Its kernel counts what it has to write, and this may be left out.
+            Term::Third => {
+                let bytes = self.bytes(&egraph[class].data.ty);
+                Some(self.seconds(&Work { bytes, ..Work::default() }))
+            }
             Term::Math(Op::Input(_) | Op::Param(_) | Op::Cache(_)) => Some(0.0),
             _ if is_laid_out(egraph, class, node) => Some(0.0),
             term if term.is_view() => Some(0.0),
@@ -113,6 +120,11 @@ impl CostModel {
             ..Work::default()
         };
         let product = |bytes: f64, tensor: f64| Work { bytes, tensor, scalar: 0.0, launches: 1.0 };
+        // Elements and scales are both written.
+        let quantized = |block: u64, functions: usize| {
+            let scales = self.elements(out) / block as f64 * DType::F32.bytes() as f64;
+            Work { bytes: bytes + scales, ..streamed(SPECIAL_FLOPS * functions as f64) }
+        };
         match kernel {
             Kernel::Gemm | Kernel::GemmAdd => {
                 let m = tiled(self.size(&rows(ty(0))));
@@ -129,18 +141,16 @@ impl CostModel {
             }
             Kernel::ScaledGemm { .. } | Kernel::ScaledGemmAdd { .. } => {
                 let m = tiled(self.size(&rows(ty(0))));
-                product(bytes, 2.0 * m * self.elements(ty(2)) / FP8_RATE)
+                self.scaled(bytes, 2.0 * m * self.elements(ty(2)))
             }
             Kernel::ScaledGroupedGemm { top_k, .. } => {
                 let [active, rows, idle] = self.routed(ty(2), *top_k);
                 let matrix = self.elements(ty(2)) / self.size(&ty(2).shape[0]).max(1.0);
-                product(bytes - idle, 2.0 * active * rows * matrix / FP8_RATE)
+                self.scaled(bytes - idle, 2.0 * active * rows * matrix)
             }
-            // Elements and scales are both written.
-            Kernel::Quantize { block, .. } => {
-                let scales = self.elements(out) / *block as f64 * DType::F32.bytes() as f64;
-                Work { bytes: bytes + scales, ..streamed(SPECIAL_FLOPS) }
-            }
+            Kernel::Quantize { block, .. } => quantized(*block, 1),
+            Kernel::RmsNormQuantize { block, .. } => quantized(*block, 2),
+            Kernel::PointwiseQuantize { code, block, .. } => quantized(*block, 1 + code.len()),
             Kernel::Attention { parts, .. } => self.attention(egraph, *parts, operands, out),
             Kernel::Pointwise(code) => streamed(SPECIAL_FLOPS * code.len() as f64),
             // Sum and norm are both written.
@@ -166,6 +176,15 @@ impl CostModel {
             | Kernel::Rotary(_)
             | Kernel::GatherPast
             | Kernel::Pick => streamed(SPECIAL_FLOPS),
+        }
+    }
+
+    /// FP8 products, on tensor cores where those may sum at all.
+    fn scaled(&self, bytes: f64, flops: f64) -> Work {
+        let launches = 1.0;
+        match self.promote_every {
+            Some(1) => Work { bytes, scalar: flops, launches, ..Work::default() },
+            _ => Work { bytes, tensor: flops / FP8_RATE, launches, ..Work::default() },
         }
     }
 

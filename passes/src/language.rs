@@ -38,15 +38,16 @@ pub(crate) enum Term {
     /// The operand's rows where they lie in a cache: the same numbers, but row `i` of sequence
     /// `b` at cache row `cache_start[b] + i` instead of packed. Only attention reads it.
     InCache,
-    /// The first result of a kernel that has two ([`Kernel::second`]); the kernel's own class has
-    /// its type.
+    /// The first result of a kernel that has several; the kernel's own class has its type.
     First,
-    /// The second result of a kernel that has two: shaped as the first but for the last axis, of
+    /// The second result of a kernel that has several: shaped as the first but for the last axis, of
     /// which it has one element for each `per`.
     Second {
         /// Elements of the first result for one of the second.
         per: u64,
     },
+    /// The third result of a kernel that has three: the numbers that it quantised.
+    Third,
     /// A kernel.
     Kernel(Kernel),
 }
@@ -67,6 +68,25 @@ pub(crate) enum Kernel {
     },
     /// `(x)`: two results, [`Op::Quantize`] and [`Op::BlockScale`].
     Quantize {
+        /// Elements of a row that share a scale.
+        block: u64,
+        /// How scales are rounded.
+        scales: ScaleFormat,
+    },
+    /// `(x, w)`: three results, [`Kernel::Quantize`]'s two of a norm and the norm.
+    RmsNormQuantize {
+        /// Added to the mean of squares.
+        eps: Real,
+        /// Elements of a row that share a scale.
+        block: u64,
+        /// How scales are rounded.
+        scales: ScaleFormat,
+    },
+    /// `(inputs..)`: three results, [`Kernel::Quantize`]'s two of a function of each element and
+    /// that function.
+    PointwiseQuantize {
+        /// The function.
+        code: Vec<Scalar>,
         /// Elements of a row that share a scale.
         block: u64,
         /// How scales are rounded.
@@ -163,9 +183,9 @@ impl Node {
 }
 
 impl Term {
-    /// Whether the value is a result of a kernel that has two.
+    /// Whether the value is a result of a kernel that has several.
     pub(crate) fn is_result(&self) -> bool {
-        matches!(self, Self::First | Self::Second { .. })
+        matches!(self, Self::First | Self::Second { .. } | Self::Third)
     }
 
     /// Whether the value is its first operand's memory seen in another way.

@@ -86,7 +86,8 @@ pub fn optimize(
     let all = tables::all();
     let rules = enabled(&all, &options.without)?;
     let workload = options.workload.unwrap_or_else(|| default_workload(phase));
-    let cost = CostModel { target: target.clone(), sizes: workload };
+    let cost =
+        CostModel { target: target.clone(), sizes: workload, promote_every: graph.promote_every };
     let mut kernels = KernelTable::default();
     let (mut functions, mut reports, mut dump, mut mistakes) =
         (vec![], vec![], String::new(), vec![]);

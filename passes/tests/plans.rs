@@ -146,7 +146,13 @@ fn inlined(n: usize) -> Graph {
     let (inputs, outputs) = (vec![ValueId(0)], vec![ValueId(1)]);
     let step = Step { function: 0, layer: None, inputs, outputs: outputs.clone() };
     let main = Entry { name: "main".into(), inputs: vec![x_type], steps: vec![step], outputs };
-    Graph { name: "Inlined".into(), context: 64, functions: vec![b.0], entries: vec![main] }
+    Graph {
+        name: "Inlined".into(),
+        context: 64,
+        promote_every: None,
+        functions: vec![b.0],
+        entries: vec![main],
+    }
 }
 
 #[test]

@@ -88,7 +88,13 @@ fn function(choices: &Choices, outputs: &[u8]) -> Graph {
     };
     let main =
         Entry { name: "main".into(), inputs: vec![input], steps: vec![step], outputs: results };
-    Graph { name: "Random".into(), context: 8, functions: vec![b.0], entries: vec![main] }
+    Graph {
+        name: "Random".into(),
+        context: 8,
+        promote_every: None,
+        functions: vec![b.0],
+        entries: vec![main],
+    }
 }
 
 fn check(graph: &Graph) -> Result<(), TestCaseError> {

@@ -57,7 +57,7 @@ impl Subject {
                     let _ = moec_frontend::check(&ast);
                 }
             }
-            Self::Config => drop(moec_frontend::import(&text, None)),
+            Self::Config => drop(moec_frontend::import(&text, None, None)),
             Self::Ptx => drop(moec_emulator::Module::parse(&text)),
             Self::Safetensors => {
                 if fs::write(scratch.join("model.safetensors"), input).is_ok() {

@@ -33,7 +33,7 @@ fn run(path: &Path) -> Result<(), String> {
         ["import"] => {
             let config: Vec<&str> = case.source.lines().filter(|l| !l.starts_with("//")).collect();
             let config = config.join("\n");
-            told(&name, &config, moec_frontend::import(&config, None))
+            told(&name, &config, moec_frontend::import(&config, None, None))
         }
         [stage @ ("plan" | "explain" | "ptx"), phase] => {
             let phase = phase.parse()?;

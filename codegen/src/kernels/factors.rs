@@ -23,6 +23,8 @@ pub(super) struct Scales {
     pub(super) w: View,
     /// Rows and columns of a block of `w`; a block of `a` is one row of as many columns.
     pub(super) block: [u64; 2],
+    /// Products that tensor cores may sum before the sum moves to a float32 register.
+    pub(super) promote_every: u64,
 }
 
 impl Factors {
@@ -32,9 +34,18 @@ impl Factors {
     }
 
     /// FP8 factors; views in the order of their operands: a, its scales, w, its scales.
-    pub(super) fn scaled([a, a_scale, w, w_scale]: [&View; 4], block: [u64; 2]) -> Self {
-        let scales = Scales { a: a_scale.clone(), w: w_scale.clone(), block };
+    pub(super) fn scaled(
+        [a, a_scale, w, w_scale]: [&View; 4],
+        block: [u64; 2],
+        promote_every: u64,
+    ) -> Self {
+        let scales = Scales { a: a_scale.clone(), w: w_scale.clone(), block, promote_every };
         Self { scales: Some(scales), ..Self::plain(a, w) }
+    }
+
+    /// Whether tensor cores may sum the products of a block: those of FP8 keep 13 fraction bits.
+    pub(super) fn sum_by_blocks(&self) -> bool {
+        self.scales.as_ref().is_none_or(|s| s.promote_every == s.block[1])
     }
 
     /// How many operands these are: the kernel's first.

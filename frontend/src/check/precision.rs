@@ -19,11 +19,14 @@ pub struct Precision {
     pub keep: BTreeSet<String>,
     /// FP8 products, where the file asks for them (DeepSeek-V3 3.3).
     pub linear: Option<Fp8>,
+    /// What holds instead of [`Precision::linear`] for the products of routed experts.
+    pub experts: Option<Fp8>,
 }
 
 impl Default for Precision {
     fn default() -> Self {
-        Self { storage: DType::Bf16, f32: BTreeSet::new(), keep: BTreeSet::new(), linear: None }
+        let (f32, keep) = (BTreeSet::new(), BTreeSet::new());
+        Self { storage: DType::Bf16, f32, keep, linear: None, experts: None }
     }
 }
 
@@ -38,9 +41,11 @@ impl Precision {
         self.f32.contains(last(path))
     }
 
-    /// The FP8 recipe of the weight of this path, if it has one.
-    pub fn fp8(&self, path: &str) -> Option<&Fp8> {
-        self.linear.as_ref().filter(|_| !self.keep.contains(last(path)))
+    /// The FP8 recipe of the weight of this path, if it has one; `routed` tells the weights of
+    /// routed experts from others.
+    pub fn fp8(&self, path: &str, routed: bool) -> Option<&Fp8> {
+        let own = self.experts.as_ref().filter(|_| routed);
+        own.or(self.linear.as_ref()).filter(|_| !self.keep.contains(last(path)))
     }
 }
 
@@ -53,11 +58,12 @@ fn last(path: &str) -> &str {
 pub struct Fp8 {
     /// Element type of both operands.
     pub format: DType,
-    /// Rows and columns of an activation that share a scale.
-    pub activation_block: [u64; 2],
+    /// Rows and columns of an activation that share a scale; `None` where only weights are FP8.
+    pub activation_block: Option<[u64; 2]>,
     /// Rows and columns of a weight that share a scale.
     pub weight_block: [u64; 2],
-    /// Products that the tensor core sums before the sum moves to float32 registers.
+    /// Products that the tensor core sums before the sum moves to float32 registers; 1 where
+    /// each product is added in float32.
     pub promote_every: u64,
     /// How scales are stored.
     pub scales: ScaleFormat,
@@ -65,7 +71,7 @@ pub struct Fp8 {
     pub span: Span,
 }
 
-const SETTINGS: [&str; 4] = ["storage", "f32", "keep", "linear"];
+const SETTINGS: [&str; 5] = ["storage", "f32", "keep", "linear", "experts"];
 
 impl<'a> Checker<'a> {
     /// What the precision section says; bf16 where there is none.
@@ -108,6 +114,7 @@ impl<'a> Checker<'a> {
             "f32" => precision.f32 = self.listed(setting)?,
             "keep" => precision.keep = self.listed(setting)?,
             "linear" => precision.linear = Some(self.fp8(setting)?),
+            "experts" => precision.experts = Some(self.fp8(setting)?),
             other => {
                 let d =
                     Diagnostic::error("E0401", format!("`{other}` is not a setting of precision"))
@@ -188,7 +195,8 @@ impl<'a> Checker<'a> {
             .collect()
     }
 
-    /// `fp8 e4m3, activation [1, 128], weight [128, 128], accumulate f32 every 128`
+    /// `fp8 e4m3, activation [1, 128], weight [128, 128], accumulate f32 every 128`; activations
+    /// stay as they are where no block is given for them.
     fn fp8(&mut self, setting: &'a Setting) -> Option<Fp8> {
         let mut format = None;
         let mut activation = None;
@@ -215,6 +223,7 @@ impl<'a> Checker<'a> {
                 (["accumulate", "f32", "every", n], _) => {
                     every = n.parse().ok().filter(|&n: &u64| n > 0)
                 }
+                (["accumulate", "f32"], _) => every = Some(1),
                 (["scales", "f32"], _) => scales = ScaleFormat::F32,
                 (["scales", "ue8m0"], _) => scales = ScaleFormat::Ue8m0,
                 _ => {
@@ -222,19 +231,18 @@ impl<'a> Checker<'a> {
                 }
             }
         }
-        let (Some(format), Some(activation_block), Some(weight_block)) =
-            (format, activation, weight)
-        else {
-            return self.not_fp8(setting.span, "the format or a block size is missing");
+        let (Some(format), Some(weight_block)) = (format, weight) else {
+            return self.not_fp8(setting.span, "the format or the block of weights is missing");
         };
-        let promote_every = every.unwrap_or(activation_block[1]);
-        if activation_block[1] != weight_block[1] || activation_block[1] % promote_every != 0 {
+        let promote_every = every.unwrap_or(weight_block[1]);
+        let fits = |block: [u64; 2]| block[1] == weight_block[1];
+        if !activation.is_none_or(fits) || weight_block[1] % promote_every != 0 {
             return self
                 .not_fp8(setting.span, "the blocks do not fit each other along the summed axis");
         }
         Some(Fp8 {
             format,
-            activation_block,
+            activation_block: activation,
             weight_block,
             promote_every,
             scales,

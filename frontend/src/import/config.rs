@@ -1,5 +1,6 @@
 //! The fields of a `config.json`: each is read once, and what was not read is refused.
 
+use super::Fp8Recipe;
 use moec_ir::{Diagnostic, Span};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -48,7 +49,7 @@ const HARMLESS: [&str; 38] = [
 
 /// Fields that importers read. Where a mistake ended the reading of a configuration early, what
 /// was not read may still be one of these, which is no mistake then.
-const READ: [&str; 56] = [
+const READ: [&str; 57] = [
     "add_cross_attention",
     "architectures",
     "attention_bias",
@@ -102,6 +103,7 @@ const READ: [&str; 56] = [
     "topk_group",
     "topk_method",
     "torch_dtype",
+    "transformers_version",
     "use_sliding_window",
     "v_head_dim",
     "vocab_size",
@@ -112,6 +114,8 @@ const MAX_SIZE: u64 = 1 << 40;
 
 /// A configuration, the fields that were read, and what was wrong with them.
 pub(super) struct Config<'a> {
+    /// How FP8 is to be computed, where the caller says so.
+    pub(super) fp8: Option<Fp8Recipe>,
     source: &'a str,
     fields: Map<String, Value>,
     read: BTreeSet<String>,
@@ -120,7 +124,7 @@ pub(super) struct Config<'a> {
 
 impl<'a> Config<'a> {
     /// Reads JSON (E0501).
-    pub(super) fn read(source: &'a str) -> Result<Self, Diagnostic> {
+    pub(super) fn read(source: &'a str, fp8: Option<Fp8Recipe>) -> Result<Self, Diagnostic> {
         let fields = match serde_json::from_str(source) {
             Ok(Value::Object(fields)) => fields,
             Ok(_) => {
@@ -138,7 +142,7 @@ impl<'a> Config<'a> {
                     .at(Span { start, end: (start + 1).min(source.len()) }, e.to_string()));
             }
         };
-        Ok(Self { source, fields, read: BTreeSet::new(), found: vec![] })
+        Ok(Self { fp8, source, fields, read: BTreeSet::new(), found: vec![] })
     }
 
     /// What was wrong, and which fields were not read (E0505); `is_whole` says that the reading

@@ -1,6 +1,7 @@
 //! What every model has around its blocks: sizes, layers, embedding, head, precision.
 
 use super::config::Config;
+use super::quantized::{self, Quantization};
 use super::text::epsilon;
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ pub(super) struct Frame {
     context: u64,
     is_tied: bool,
     storage: Option<&'static str>,
-    fp8: Option<String>,
+    fp8: Option<Quantization>,
 }
 
 impl Frame {
@@ -48,7 +49,7 @@ impl Frame {
         config.must_be_zero("embd_pdrop", "nothing is dropped, in training neither");
         let activation = activation(config);
         let storage = storage(config);
-        let fp8 = fp8(config);
+        let fp8 = quantized::read(config);
         let hidden = config.size("hidden_size");
         let heads = config.size("num_attention_heads");
         let layers = config.size("num_hidden_layers").filter(|&n| {
@@ -118,13 +119,13 @@ impl Frame {
         };
         let router = if sparse.contains(&true) { "router, " } else { "" };
         text += "\nprecision {\n";
-        if let Some(storage) = self.storage {
+        if let Some(storage) = self.fp8.as_ref().and_then(Quantization::storage).or(self.storage) {
             text += &format!("storage: {storage}\n");
         }
         text += &format!("f32: {router}{head}\n");
         if let Some(fp8) = &self.fp8 {
             let embed = if self.is_tied { "" } else { "embed, " };
-            text += &format!("keep: {embed}{router}{head}\nlinear: {fp8}\n");
+            text += &format!("keep: {embed}{router}{head}\n{}", fp8.lines(!router.is_empty()));
         }
         text + "}\n"
     }
@@ -209,44 +210,4 @@ fn storage(config: &mut Config<'_>) -> Option<Option<&'static str>> {
             return None;
         }
     })
-}
-
-/// The FP8 recipe of a quantised checkpoint (DeepSeek-V3 3.3).
-fn fp8(config: &mut Config<'_>) -> Option<Option<String>> {
-    let key = "quantization_config";
-    if !config.has(key) {
-        return Some(None);
-    }
-    config
-        .only(key, &["activation_scheme", "fmt", "quant_method", "weight_block_size", "scale_fmt"]);
-    let field = |name: &str| format!("{key}.{name}");
-    let expect = |config: &mut Config<'_>, name: &str, wanted: &[&str]| {
-        let found = config.text_or(&field(name), wanted[0])?;
-        if !wanted.contains(&found.as_str()) {
-            config.refuse(
-                &field(name),
-                "this quantisation is not known",
-                &format!("`{}` is", wanted.join("`, `")),
-            );
-        }
-        Some(found)
-    };
-    config.text(&field("quant_method"))?;
-    expect(config, "quant_method", &["fp8"])?;
-    expect(config, "fmt", &["e4m3"])?;
-    expect(config, "activation_scheme", &["dynamic"])?;
-    let scales = expect(config, "scale_fmt", &["float", "ue8m0"])?;
-    let block = config.sizes(&field("weight_block_size"))?;
-    let [rows, columns] = block.as_slice() else {
-        config.refuse(&field("weight_block_size"), "a block has rows and columns", "[128, 128]");
-        return None;
-    };
-    if *rows == 0 || *columns == 0 || *columns > 1 << 20 || *rows > 1 << 20 {
-        config.refuse(&field("weight_block_size"), "not a size of blocks", "[128, 128]");
-        return None;
-    }
-    let scales = if scales == "ue8m0" { ", scales ue8m0" } else { "" };
-    Some(Some(format!(
-        "fp8 e4m3, activation [1, {columns}], weight [{rows}, {columns}], accumulate f32 every {columns}{scales}"
-    )))
 }

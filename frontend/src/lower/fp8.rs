@@ -8,27 +8,35 @@ use moec_ir::graph::{Function, Node, NodeId, Op, Param, TensorType};
 use moec_ir::{DType, Diagnostic};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A linear map by a weight of the recipe.
-pub(super) struct Product {
+/// A linear map by a weight of a recipe.
+pub(super) struct Product<'r> {
     /// The weight, by its index.
     param: usize,
+    recipe: &'r Fp8,
+}
+
+impl Product<'_> {
+    /// Whether the rows that it multiplies are quantised.
+    pub(super) fn rounds(&self) -> bool {
+        self.recipe.activation_block.is_some()
+    }
 }
 
 /// The function with FP8 products: `linear(x, w)` becomes
 /// `linear(dequantize(quantize(x), block_scale(x)), dequantize(w, w_scale))`, with `w` in e4m3
-/// and a new parameter `w_scale` (DeepSeek-V3 3.3.2). Where `x` are columns of a cache that only
+/// and a new parameter `w_scale` (DeepSeek-V3 3.3.2); `x` stays as it is where the recipe has no
+/// block for activations. Where `x` are columns of a cache that only
 /// such products read, they are rounded before they are remembered and read as they are.
 ///
 /// # Errors
-/// E0410 where a weight of the recipe is used otherwise than as that of linear maps.
+/// E0410 where a weight of a recipe is used otherwise than as that of linear maps.
 pub(super) fn quantize(
     function: &Function,
     precision: &Precision,
-    recipe: &Fp8,
 ) -> Result<Function, Vec<Diagnostic>> {
     let products = products(function, precision)?;
     let rounded = remembered::find(function, &products);
-    let (params, scales) = with_scales(function, &products, recipe);
+    let (params, scales) = with_scales(function, &products);
     let mut new = Rewrite::new();
     for (at, node) in function.nodes.iter().enumerate() {
         let mut operands = new.operands(node);
@@ -39,15 +47,23 @@ pub(super) fn quantize(
         if let Some(product) = products.get(&NodeId(at)) {
             let stored = function.params[product.param].ty.dtype;
             let scale = scales[&product.param];
-            operands[1] =
-                weight(&mut new, operands[1], (scale, &params[scale]), stored, recipe, &node);
+            operands[1] = weight(
+                &mut new,
+                operands[1],
+                (scale, &params[scale]),
+                stored,
+                product.recipe,
+                &node,
+            );
             let remembered = remembered::source(function, node.inputs[0])
                 .is_some_and(|(append, c)| rounded.get(&append).is_some_and(|r| r.contains(&c)));
             if !remembered {
-                operands[0] = round(&mut new, operands[0], recipe, &node);
+                operands[0] = round(&mut new, operands[0], product.recipe, &node);
             }
         }
-        if let Some(columns) = rounded.get(&NodeId(at)) {
+        if let Some(columns) = rounded.get(&NodeId(at))
+            && let Some(recipe) = &precision.linear
+        {
             operands[1] = round_columns(&mut new, operands[1], columns, recipe, &node);
         }
         let id = new.push(Node { inputs: operands, ..node });
@@ -56,11 +72,11 @@ pub(super) fn quantize(
     Ok(new.finish(&Function { params, ..function.clone() }))
 }
 
-/// The linear maps by weights of the recipe.
-fn products(
+/// The linear maps by weights of a recipe.
+fn products<'r>(
     function: &Function,
-    precision: &Precision,
-) -> Result<BTreeMap<NodeId, Product>, Vec<Diagnostic>> {
+    precision: &'r Precision,
+) -> Result<BTreeMap<NodeId, Product<'r>>, Vec<Diagnostic>> {
     let (mut found, mut mistakes) = (BTreeMap::new(), vec![]);
     for (at, node) in function.nodes.iter().enumerate() {
         let is_product = matches!(node.op, Op::Linear | Op::HeadLinear | Op::ExpertLinear);
@@ -68,14 +84,13 @@ fn products(
         let Some((param, whole)) = weight.and_then(|w| param_behind(function, *w)) else {
             continue;
         };
-        if precision.fp8(&function.params[param].name).is_none() {
-            continue;
-        }
+        let routed = node.op == Op::ExpertLinear;
+        let Some(recipe) = precision.fp8(&function.params[param].name, routed) else { continue };
         if !whole || node.op == Op::HeadLinear {
             let what = if whole { "as one matrix per head" } else { "in parts" };
             mistakes.push(misused(&function.params[param], what, node));
         }
-        found.insert(NodeId(at), Product { param });
+        found.insert(NodeId(at), Product { param, recipe });
     }
     let quantized: BTreeSet<usize> = found.values().map(|p| p.param).collect();
     for (at, node) in function.nodes.iter().enumerate() {
@@ -123,12 +138,11 @@ fn misused(param: &Param, what: &str, node: &Node) -> Diagnostic {
 /// index of the scales of each.
 fn with_scales(
     function: &Function,
-    products: &BTreeMap<NodeId, Product>,
-    recipe: &Fp8,
+    products: &BTreeMap<NodeId, Product<'_>>,
 ) -> (Vec<Param>, BTreeMap<usize, usize>) {
     let mut params = function.params.clone();
     let mut scales = BTreeMap::new();
-    for Product { param } in products.values() {
+    for Product { param, recipe } in products.values() {
         if scales.contains_key(param) {
             continue;
         }
@@ -170,13 +184,14 @@ fn weight(
     new.add(Op::Dequantize { block }, vec![quantized, scale], stored, like)
 }
 
-/// Rows rounded to FP8 and back.
+/// Rows rounded to FP8 and back, where the recipe rounds rows.
 fn round(new: &mut Rewrite, x: NodeId, recipe: &Fp8, like: &Node) -> NodeId {
-    let (block, scales) = (recipe.activation_block[1], recipe.scales);
+    let Some(rows) = recipe.activation_block else { return x };
+    let (block, scales) = (rows[1], recipe.scales);
     let dtype = new.ty(x).dtype;
     let q = new.add(Op::Quantize { block, scales }, vec![x], DType::F8e4m3, like);
     let s = new.add(Op::BlockScale { block, scales }, vec![x], DType::F32, like);
-    new.add(Op::Dequantize { block: recipe.activation_block }, vec![q, s], dtype, like)
+    new.add(Op::Dequantize { block: rows }, vec![q, s], dtype, like)
 }
 
 /// Rows of which some columns are rounded to FP8 and back.

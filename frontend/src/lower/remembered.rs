@@ -25,7 +25,7 @@ impl Columns {
 /// quantise what they read.
 pub(super) fn find(
     function: &Function,
-    products: &BTreeMap<NodeId, Product>,
+    products: &BTreeMap<NodeId, Product<'_>>,
 ) -> BTreeMap<NodeId, Vec<Columns>> {
     let mut found = BTreeMap::new();
     for (at, node) in function.nodes.iter().enumerate() {
@@ -40,7 +40,7 @@ pub(super) fn find(
             continue;
         }
         let quantises = |reader: NodeId| {
-            let is_product = |user: NodeId| products.contains_key(&user);
+            let is_product = |user: NodeId| products.get(&user).is_some_and(Product::rounds);
             let is_slice = matches!(function.node(reader).op, Op::Slice { .. });
             let returned = function.outputs.contains(&reader);
             let mut through = users(function, reader).peekable();

@@ -26,7 +26,11 @@ use std::str::FromStr;
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "graph {} context {}", self.name, self.context)?;
+        write!(f, "graph {} context {}", self.name, self.context)?;
+        if let Some(every) = self.promote_every {
+            write!(f, " promote every {every}")?;
+        }
+        writeln!(f)?;
         for function in &self.functions {
             write!(f, "\n{function}")?;
         }
@@ -87,8 +91,13 @@ impl FromStr for Graph {
     type Err = ReadError;
     /// Reads what [`fmt::Display`] writes.
     fn from_str(text: &str) -> Result<Self, ReadError> {
-        let mut graph =
-            Self { name: String::new(), context: 0, functions: vec![], entries: vec![] };
+        let mut graph = Self {
+            name: String::new(),
+            context: 0,
+            promote_every: None,
+            functions: vec![],
+            entries: vec![],
+        };
         let mut open = Open::Nothing;
         for (at, line) in text.lines().enumerate() {
             read_line(&mut graph, &mut open, line.trim())
@@ -129,6 +138,13 @@ fn read_line(graph: &mut Graph, open: &mut Open, line: &str) -> Result<(), Strin
             if let Some(rest) = line.strip_prefix("graph ") {
                 let (name, context) =
                     rest.split_once(" context ").ok_or("`graph NAME context N`")?;
+                let (context, every) = match context.split_once(" promote every ") {
+                    Some((context, every)) => (context, Some(every)),
+                    None => (context, None),
+                };
+                let number =
+                    |text: &str| text.parse().map_err(|_| format!("`{text}` is no number"));
+                graph.promote_every = every.map(number).transpose()?;
                 graph.name = name.into();
                 graph.context = context.parse().map_err(|_| "`context` is a number".to_owned())?;
             } else if let Some(rest) = line.strip_prefix("fn ") {

@@ -1,8 +1,9 @@
-//! Local search: what if one more kernel were there anyway?
+//! Local search: what if a kernel were there anyway?
 //!
 //! A product that two values share pays only when both use it, and neither sees that alone.
-//! So each kernel that is not in the solution is taken as free in turn; where the solution found
-//! then costs less with its true cost, it is kept.
+//! So each kernel is taken as free in turn; where the solution found then costs less with its true
+//! cost, it is kept. Kernels of the solution are tried too: one user may not see that another has
+//! paid already.
 
 use super::greedy::{fixed_point, trees};
 use super::instance::{Choice, Instance};
@@ -25,12 +26,10 @@ pub(super) fn search(problem: &Instance) -> Option<Choice> {
     };
     for _ in 0..MOST_ROUNDS {
         let before = best.0;
-        let mut used = in_use(problem, &best.1);
         for (class, ways) in problem.ways.iter().enumerate() {
             for (at, way) in ways.iter().enumerate() {
-                let chosen = used[class] && best.1[class] == at;
                 let hopeless = way.cost == 0.0 || way.cost >= best.0;
-                if chosen || hopeless || free.contains(&(class, at)) {
+                if hopeless || free.contains(&(class, at)) {
                     continue;
                 }
                 free.push((class, at));
@@ -38,7 +37,6 @@ pub(super) fn search(problem: &Instance) -> Option<Choice> {
                 match problem.seconds(&choice) {
                     Some(seconds) if seconds < best.0 * (1.0 - LEAST_GAIN) => {
                         best = (seconds, choice);
-                        used = in_use(problem, &best.1);
                     }
                     _ => {
                         free.pop();
@@ -51,13 +49,4 @@ pub(super) fn search(problem: &Instance) -> Option<Choice> {
         }
     }
     Some(best.1)
-}
-
-/// The classes that a choice needs.
-fn in_use(problem: &Instance, choice: &Choice) -> Vec<bool> {
-    let mut used = vec![false; problem.ways.len()];
-    for class in problem.order(choice).unwrap_or_default() {
-        used[class] = true;
-    }
-    used
 }

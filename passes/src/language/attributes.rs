@@ -71,6 +71,7 @@ impl Term {
             Self::Math(op) => op_name(op),
             Self::InCache => "in_cache",
             Self::First => "first",
+            Self::Third => "third",
             Self::Second { .. } => "second",
             Self::Kernel(k) => k.name(),
         }
@@ -80,7 +81,7 @@ impl Term {
     pub(crate) fn attributes(&self) -> Vec<Attr> {
         match self {
             Self::Math(op) => op_attributes(op),
-            Self::InCache | Self::First => vec![],
+            Self::InCache | Self::First | Self::Third => vec![],
             Self::Second { per } => vec![Attr::Int(*per)],
             Self::Kernel(k) => k.attributes(),
         }
@@ -91,6 +92,7 @@ impl Term {
         match (name, attrs) {
             ("in_cache", _) => Some(Self::InCache),
             ("first", _) => Some(Self::First),
+            ("third", _) => Some(Self::Third),
             ("second", [Attr::Int(per)]) => Some(Self::Second { per: *per }),
             _ if name.starts_with('@') => Kernel::from_parts(name, attrs).map(Self::Kernel),
             _ => op_from_parts(name, attrs).map(Self::Math),
@@ -209,6 +211,8 @@ impl Kernel {
             Self::HeadGemm => "@head_gemm",
             Self::GroupedGemm { .. } => "@grouped_gemm",
             Self::Quantize { .. } => "@quantize",
+            Self::RmsNormQuantize { .. } => "@rms_norm_quantize",
+            Self::PointwiseQuantize { .. } => "@pointwise_quantize",
             Self::ScaledGemm { .. } => "@scaled_gemm",
             Self::ScaledGemmAdd { .. } => "@scaled_gemm_add",
             Self::ScaledGroupedGemm { .. } => "@scaled_grouped_gemm",
@@ -235,6 +239,12 @@ impl Kernel {
         match self {
             Self::GroupedGemm { top_k } => vec![Attr::Int(*top_k)],
             Self::Quantize { block, scales } => vec![Attr::Int(*block), Attr::Scales(*scales)],
+            Self::RmsNormQuantize { eps, block, scales } => {
+                vec![Attr::Real(*eps), Attr::Int(*block), Attr::Scales(*scales)]
+            }
+            Self::PointwiseQuantize { code, block, scales } => {
+                vec![Attr::Code(code.clone()), Attr::Int(*block), Attr::Scales(*scales)]
+            }
             Self::ScaledGemm { block: [rows, columns] }
             | Self::ScaledGemmAdd { block: [rows, columns] } => {
                 vec![Attr::Int(*rows), Attr::Int(*columns)]

@@ -20,7 +20,7 @@ pub(crate) fn node_type(
             check_dtypes(op, node.dtype, operands)?;
             infer(op, &shapes, own.map(|t| t.shape.as_slice()))?
         }
-        Term::InCache | Term::First => first(&shapes)?.to_vec(),
+        Term::InCache | Term::First | Term::Third => first(&shapes)?.to_vec(),
         Term::Second { per } => in_blocks(first(&shapes)?, *per)?,
         Term::Kernel(kernel) => kernel_shape(kernel, &shapes)?,
     };
@@ -57,7 +57,7 @@ fn kernel_shape(kernel: &Kernel, shapes: &[&[Dim]]) -> Result<Vec<Dim>, String> 
             }
             _ => Err("`@grouped_gemm` takes x, w and a route".into()),
         },
-        Kernel::Quantize { .. } => Ok(first(shapes)?.to_vec()),
+        Kernel::Quantize { .. } | Kernel::RmsNormQuantize { .. } => Ok(first(shapes)?.to_vec()),
         Kernel::ScaledGemm { .. } | Kernel::ScaledGemmAdd { .. } => match shapes {
             [x, _, w, _, ..] => infer(&Op::Linear, &[x, w], None),
             _ => Err("`@scaled_gemm` takes x and w, each with its scales".into()),
@@ -76,7 +76,7 @@ fn kernel_shape(kernel: &Kernel, shapes: &[&[Dim]]) -> Result<Vec<Dim>, String> 
         }
         Kernel::Combine => of(&Op::Combine, 2),
         Kernel::AddRmsNorm { .. } | Kernel::RmsNorm { .. } => Ok(first(shapes)?.to_vec()),
-        Kernel::Pointwise(_) => {
+        Kernel::Pointwise(_) | Kernel::PointwiseQuantize { .. } => {
             shapes.iter().try_fold(vec![], |shape, operand| broadcast(&shape, operand))
         }
         Kernel::Reduce(f) => of(&Op::Reduce(*f), 1),

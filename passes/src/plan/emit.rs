@@ -36,7 +36,7 @@ pub(super) struct Emitted {
 pub(super) struct Emitter<'a> {
     pub(super) function: &'a Function,
     pub(super) extracted: &'a Extracted,
-    cost: &'a CostModel,
+    pub(super) cost: &'a CostModel,
     kernels: &'a mut KernelTable,
     weights: Weights,
     homes: Vec<Option<Place>>,
@@ -208,17 +208,18 @@ impl Emitter<'_> {
         self.out.tables.insert_full(table).0
     }
 
-    /// The values that are the first and the second result of a kernel that has two.
-    pub(super) fn results(&self, both: usize) -> (Option<usize>, Option<usize>) {
-        let reader = |first: bool| {
-            let reads = |v: &crate::extract::ChosenValue| {
-                v.node.term.is_result()
-                    && (v.node.term == Term::First) == first
-                    && v.operands.first() == Some(&both)
-            };
-            self.extracted.values.iter().position(reads)
-        };
-        (reader(true), reader(false))
+    /// The values that are the first, the second and the third result of a kernel that has
+    /// several.
+    pub(super) fn results(&self, all: usize) -> [Option<usize>; 3] {
+        let is = [
+            |term: &Term| *term == Term::First,
+            |term: &Term| matches!(term, Term::Second { .. }),
+            |term: &Term| *term == Term::Third,
+        ];
+        is.map(|is| {
+            let mut values = self.extracted.values.iter();
+            values.position(|v| is(&v.node.term) && v.operands.first() == Some(&all))
+        })
     }
 
     /// Says that a value has been written by the kernel of another.
@@ -258,9 +259,9 @@ impl Emitter<'_> {
             }
             // Caches are read through what wrote to them.
             Term::Math(Op::Cache(_)) => {}
-            // Written where the kernel of both was launched.
-            Term::First | Term::Second { .. } => {
-                debug_assert!(self.has_place(value), "the kernel of both results went before");
+            // Written where the kernel of all was launched.
+            Term::First | Term::Second { .. } | Term::Third => {
+                debug_assert!(self.has_place(value), "the kernel of all results went before");
             }
             Term::Kernel(kernel) => {
                 let kernel: Kernel = kernel.clone();

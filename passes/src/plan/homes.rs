@@ -40,7 +40,7 @@ fn settle(extracted: &Extracted, homes: &mut [Option<Place>], value: usize, plac
     let chosen = &extracted.values[value];
     match &chosen.node.term {
         Term::Kernel(Kernel::Scatter | Kernel::AddRmsNorm { .. }) => {}
-        Term::Kernel(_) | Term::First | Term::Second { .. } => {
+        Term::Kernel(_) | Term::First | Term::Second { .. } | Term::Third => {
             homes[value].get_or_insert(place);
         }
         Term::Math(Op::Reshape(_)) => {

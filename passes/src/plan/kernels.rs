@@ -57,6 +57,12 @@ impl Emitter<'_> {
             Kernel::HeadGemm => self.head_gemm(value, operands),
             Kernel::GroupedGemm { top_k } => self.grouped_gemm(value, *top_k, operands),
             Kernel::Quantize { block, scales } => self.quantize(value, *block, *scales, operands),
+            Kernel::RmsNormQuantize { eps, block, scales } => {
+                self.rms_norm_quantize(value, *eps, (*block, *scales), operands)
+            }
+            Kernel::PointwiseQuantize { code, block, scales } => {
+                self.pointwise_quantize(value, code, (*block, *scales), operands)
+            }
             Kernel::ScaledGemm { block } | Kernel::ScaledGemmAdd { block } => {
                 self.scaled_gemm(value, *block, operands)
             }
@@ -175,7 +181,7 @@ impl Emitter<'_> {
         let x = self.operand(operands[0], &shape)?;
         let residual = self.operand(operands[1], &shape)?;
         let weight = self.place(operands[2])?;
-        let (normed, summed) = self.results(value);
+        let [normed, summed, _] = self.results(value);
         let sum = match summed {
             Some(summed) => self.target(summed, &shape)?,
             None => {

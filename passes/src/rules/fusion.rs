@@ -1,7 +1,7 @@
 //! What one kernel can do at once.
 
 use super::conditions::{experts_per_token, number_of_experts, same_shape};
-use super::{Rule, pointwise};
+use super::{Rule, pointwise, scaled};
 use crate::language::{Kernel, Node, Term};
 use crate::pattern::Rewriter;
 use egg::Id;
@@ -53,6 +53,21 @@ pub(super) fn table() -> Vec<Rule> {
              second[1](a), first(a) of a = @add_rms_norm[eps](x, r, w)",
             &["rms_norm"],
             add_before_norm,
+        ),
+        // A norm, or a function of each element, is quantised before it leaves the registers.
+        Rule::function(
+            "quantise-after-the-norm",
+            "quantize[b, f](n), block_scale[b, f](n), n=rms_norm[eps](x, w) => \
+             first(k), second[b](k), third(k) of k = @rms_norm_quantize[eps, b, f](x, w)",
+            &["quantize", "block_scale"],
+            |rw, class, node| scaled::quantize_at_once(rw, class, node, "rms_norm"),
+        ),
+        Rule::function(
+            "quantise-after-the-function",
+            "quantize[b, f](n), block_scale[b, f](n), n=@pointwise[g](xs) => \
+             first(k), second[b](k), third(k) of k = @pointwise_quantize[g, b, f](xs)",
+            &["quantize", "block_scale"],
+            |rw, class, node| scaled::quantize_at_once(rw, class, node, "@pointwise"),
         ),
         // f(g(x), y): what is computed element by element stays in registers.
         Rule::function(

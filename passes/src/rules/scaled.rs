@@ -1,6 +1,6 @@
 //! Block-scaled FP8: dequantising as a product, and of several weights at once.
 
-use crate::language::{Node, Term, row_axis};
+use crate::language::{Kernel, Node, Term, row_axis};
 use crate::pattern::Rewriter;
 use egg::Id;
 use moec_ir::graph::BinaryFn;
@@ -85,5 +85,41 @@ pub(super) fn dequantize_together(rw: &mut Rewriter<'_>, class: Id, node: &Node)
     let whole = Term::Math(Op::Dequantize { block });
     if let Some(equal) = rw.add(whole, node.dtype, vec![quantized, scales]) {
         rw.equate(class, equal);
+    }
+}
+
+/// What computes the operand of `quantize` or `block_scale`, where that is a `producer`, can
+/// quantise it too.
+pub(super) fn quantize_at_once(
+    rw: &mut Rewriter<'_>,
+    class: Id,
+    node: &Node,
+    producer: &'static str,
+) {
+    let (block, scales, result) = match node.term {
+        Term::Math(Op::Quantize { block, scales }) => (block, scales, Term::First),
+        Term::Math(Op::BlockScale { block, scales }) => {
+            (block, scales, Term::Second { per: block })
+        }
+        _ => return,
+    };
+    let number = node.children[0];
+    let has_rows = !rw.ty(number).shape.is_empty();
+    for form in rw.nodes(number, producer).into_iter().filter(|_| has_rows) {
+        let kernel = match &form.term {
+            Term::Math(Op::RmsNorm { eps }) => Kernel::RmsNormQuantize { eps: *eps, block, scales },
+            Term::Kernel(Kernel::Pointwise(code)) => {
+                Kernel::PointwiseQuantize { code: code.clone(), block, scales }
+            }
+            _ => continue,
+        };
+        let kernel = Term::Kernel(kernel);
+        let Some(all) = rw.add(kernel, DType::F8e4m3, form.children.clone()) else { continue };
+        let itself = rw.add(Term::Third, rw.ty(number).dtype, vec![all]);
+        let result = rw.add(result.clone(), node.dtype, vec![all]);
+        if let (Some(itself), Some(result)) = (itself, result) {
+            rw.equate(number, itself);
+            rw.equate(class, result);
+        }
     }
 }

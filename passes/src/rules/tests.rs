@@ -159,6 +159,7 @@ fn saturation_keeps_to_its_limits() {
     assert!(!saturation.saturated && saturation.iterations == 1);
     // What one round finds is enough to compile.
     let cost = CostModel {
+        promote_every: None,
         target: Target::named("h800").expect("a target"),
         sizes: Sizes { tokens: 1, past: 1, sequences: 1 },
     };

@@ -317,5 +317,5 @@ pub fn model(name: &str, c: &Config) -> Graph {
     call("head", None);
     let outputs = vec![ValueId(steps.len())];
     let main = Entry { name: "main".into(), inputs: vec![ids], steps, outputs };
-    Graph { name: name.into(), context: 2048, functions, entries: vec![main] }
+    Graph { name: name.into(), context: 2048, promote_every: None, functions, entries: vec![main] }
 }

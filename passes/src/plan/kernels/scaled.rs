@@ -1,14 +1,29 @@
 //! Kernels of block-scaled FP8.
 
-use super::{Done, as_batch_of_one, as_rows};
+use super::{Done, as_batch_of_one, as_rows, with_heads};
 use crate::plan::emit::Emitter;
 use crate::plan::place::Place;
-use moec_ir::kernel::KernelSpec;
-use moec_ir::{DType, Diagnostic, Dim, ScaleFormat, TensorType};
+use moec_ir::kernel::{KernelSpec, Scalar};
+use moec_ir::{DType, Diagnostic, Dim, Real, ScaleFormat, TensorType};
 
 /// A row of scales begins at a multiple of this many of them: 16 bytes, as TMA demands of the
 /// strides of a tensor (PTX ISA 5.5.1, tensor dimension, size and stride).
 const ROW_OF_SCALES: u64 = 4;
+
+/// Results of a kernel that quantises.
+struct Quantized {
+    /// What was quantised, where something else reads it.
+    out: Option<Place>,
+    q: Place,
+    scale: Place,
+}
+
+impl Quantized {
+    /// In the order of the kernel's operands.
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        self.out.iter().chain([&self.q, &self.scale])
+    }
+}
 
 impl Emitter<'_> {
     /// One launch writes elements and scales, which stand later in the list.
@@ -21,24 +36,92 @@ impl Emitter<'_> {
     ) -> Done {
         let shape = as_rows(self.ty(value));
         let x = self.operand(operands[0], &shape)?;
-        let (first, second) = self.results(value);
-        let q = self.target(first.unwrap_or(value), &shape)?;
-        let scale = self.scales(value, second, block)?;
+        let results = self.quantized(value, block, as_rows)?;
+        let Quantized { q, scale, .. } = &results;
         let spec =
             KernelSpec::Quantize { x: x.view(), q: q.view(), scale: scale.view(), block, format };
-        self.launch(value, spec, &[&x, &q, &scale]);
-        for written in first.into_iter().chain(second) {
-            self.written(written)?;
-        }
-        Ok(())
+        self.launch(value, spec, &[&x, q, scale]);
+        self.all_written(value)
     }
 
-    /// Room for the scales of a quantised value, as rows; `second` is the value that they are.
+    pub(super) fn rms_norm_quantize(
+        &mut self,
+        value: usize,
+        eps: Real,
+        (block, format): (u64, ScaleFormat),
+        operands: &[usize],
+    ) -> Done {
+        let x = self.operand(operands[0], &with_heads(self.ty(value)))?;
+        let weight = self.place(operands[1])?;
+        let results = self.quantized(value, block, with_heads)?;
+        let spec = KernelSpec::RmsNormQuantize {
+            x: x.view(),
+            residual: None,
+            weight: weight.view(),
+            out: results.out.as_ref().map(Place::view),
+            q: results.q.view(),
+            scale: results.scale.view(),
+            eps,
+            block,
+            format,
+        };
+        let all: Vec<&Place> = [&x, &weight].into_iter().chain(results.places()).collect();
+        self.launch(value, spec, &all);
+        self.all_written(value)
+    }
+
+    pub(super) fn pointwise_quantize(
+        &mut self,
+        value: usize,
+        code: &[Scalar],
+        (block, format): (u64, ScaleFormat),
+        operands: &[usize],
+    ) -> Done {
+        let shape = self.ty(value).shape.clone();
+        let inputs = operands.iter().map(|o| Ok(self.place(*o)?.broadcast(&shape)));
+        let inputs = inputs.collect::<Result<Vec<Place>, Diagnostic>>()?;
+        let results = self.quantized(value, block, |ty| ty.shape.clone())?;
+        let spec = KernelSpec::PointwiseQuantize {
+            inputs: inputs.iter().map(Place::view).collect(),
+            out: results.out.as_ref().map(Place::view),
+            q: results.q.view(),
+            scale: results.scale.view(),
+            code: code.to_vec(),
+            block,
+            format,
+        };
+        let all: Vec<&Place> = inputs.iter().chain(results.places()).collect();
+        self.launch(value, spec, &all);
+        self.all_written(value)
+    }
+
+    /// Where the results of a kernel that quantises go, in the shapes that it wants.
+    fn quantized(
+        &mut self,
+        value: usize,
+        block: u64,
+        shape: impl Fn(&TensorType) -> Vec<Dim>,
+    ) -> Result<Quantized, Diagnostic> {
+        let [first, second, third] = self.results(value);
+        let own = shape(self.ty(value));
+        let q = self.target(first.unwrap_or(value), &own)?;
+        let out = third.map(|third| self.target(third, &own)).transpose()?;
+        let scale = self.scales(value, second, block, shape)?;
+        Ok(Quantized { out, q, scale })
+    }
+
+    fn all_written(&mut self, value: usize) -> Done {
+        self.results(value).into_iter().flatten().try_for_each(|result| self.written(result))
+    }
+
+    /// Room for the scales of a quantised value, in the shape that the kernel wants; `second` is
+    /// the value that they are.
     fn scales(
         &mut self,
         value: usize,
         second: Option<usize>,
         block: u64,
+        wanted: impl Fn(&TensorType) -> Vec<Dim>,
     ) -> Result<Place, Diagnostic> {
         let mut shape = self.ty(value).shape.clone();
         let last = shape.len() - 1;
@@ -50,7 +133,12 @@ impl Emitter<'_> {
             self.set_place(second, scales.clone());
         }
         let ty = TensorType::new(DType::F32, scales.shape.iter().cloned());
-        scales.reshape(&as_rows(&ty)).ok_or_else(|| self.no_layout(value))
+        scales.reshape(&wanted(&ty)).ok_or_else(|| self.no_layout(value))
+    }
+
+    /// Products that a tensor core may sum: those of a block, or what the model says.
+    fn promote_every(&self, block: [u64; 2]) -> u64 {
+        self.cost.promote_every.unwrap_or(block[1])
     }
 
     pub(super) fn scaled_gemm(
@@ -72,7 +160,7 @@ impl Emitter<'_> {
             add: places.get(4).map(Place::view),
             c: c.view(),
             block,
-            promote_every: block[1],
+            promote_every: self.promote_every(block),
         };
         let all: Vec<&Place> = places.iter().chain([&c]).collect();
         self.launch(value, spec, &all);
@@ -100,7 +188,7 @@ impl Emitter<'_> {
             c: c.view(),
             top_k,
             block,
-            promote_every: block[1],
+            promote_every: self.promote_every(block),
         };
         self.launch(value, spec, &[&a, &a_scale, &w, &w_scale, &route, &c]);
         self.written(value)

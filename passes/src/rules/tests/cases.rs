@@ -394,6 +394,18 @@ pub(super) const CASES: &[Case] = &[
         "rms_norm[eps](add(x, b), w)",
     ),
     case(
+        "quantise-after-the-norm",
+        &["x: bf16[T, 6]", "w: param bf16[6]", "eps: real 0.01", "f: scales f32"],
+        "quantize[4, f](rms_norm[eps](x, w))",
+        "quantize[4, f](x)",
+    ),
+    case(
+        "quantise-after-the-function",
+        &["x: bf16[T, 6]", "y: bf16[T, 6]", "f: scales f32"],
+        "block_scale[4, f](mul(silu(x), y))",
+        "block_scale[4, f](softmax(x))",
+    ),
+    case(
         "pointwise-in-one-pass",
         &["x: bf16[T, 4]", "y: f32[T, 1]", "a: real 2.5"],
         "mul(silu(x), div(y, constant[a]))",

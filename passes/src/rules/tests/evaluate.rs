@@ -81,13 +81,14 @@ fn value(
         }
         Term::Math(op) => eval_op(op, &operands, shape, CONTEXT),
         Term::InCache | Term::First => Ok(operands[0].clone()),
-        Term::Second { .. } => second(egraph, values, node, shape),
+        Term::Second { .. } | Term::Third => later_result(egraph, values, node, shape),
         Term::Kernel(kernel) => kernel_value(kernel, &operands, shape),
     })
 }
 
-/// The second result of the operand's kernel: the sum that a norm keeps, or scales.
-fn second(
+/// The second result of the operand's kernel, the sum that a norm keeps or scales, or the third:
+/// what was quantised.
+fn later_result(
     egraph: &EGraph,
     values: &BTreeMap<Id, Tensor>,
     node: &Node,
@@ -95,7 +96,20 @@ fn second(
 ) -> Result<Tensor, String> {
     let both = &egraph[node.children[0]].nodes[0];
     let x: Vec<&Tensor> = both.children.iter().map(|c| &values[&egraph.find(*c)]).collect();
+    let scales_of = |x: Result<Tensor, String>, block: u64, scales| {
+        eval_op(&Op::BlockScale { block, scales }, &[&x?], shape, CONTEXT)
+    };
+    let whole = &egraph[node.children[0]].data.ty.shape;
+    let is_third = node.term == Term::Third;
     match both.as_kernel() {
+        Some(Kernel::RmsNormQuantize { eps, block, scales }) => {
+            let normed = eval_op(&Op::RmsNorm { eps: *eps }, &x, whole, CONTEXT);
+            if is_third { normed } else { scales_of(normed, *block, *scales) }
+        }
+        Some(Kernel::PointwiseQuantize { code, block, scales }) => {
+            let computed = pointwise(code, &x, whole);
+            if is_third { computed } else { scales_of(computed, *block, *scales) }
+        }
         Some(Kernel::AddRmsNorm { .. }) => {
             eval_op(&Op::Binary(BinaryFn::Add), &x[..2], shape, CONTEXT)
         }
@@ -119,6 +133,14 @@ fn kernel_value(kernel: &Kernel, x: &[&Tensor], shape: &[Dim]) -> Result<Tensor,
         }
         Kernel::Quantize { block, scales } => {
             op(&Op::Quantize { block: *block, scales: *scales }, x)
+        }
+        Kernel::RmsNormQuantize { eps, block, scales } => {
+            let normed = op(&Op::RmsNorm { eps: *eps }, x)?;
+            op(&Op::Quantize { block: *block, scales: *scales }, &[&normed])
+        }
+        Kernel::PointwiseQuantize { code, block, scales } => {
+            let computed = pointwise(code, x, shape)?;
+            op(&Op::Quantize { block: *block, scales: *scales }, &[&computed])
         }
         Kernel::ScaledGemm { block } => {
             op(&Op::Linear, &[&unscaled(x[0], x[1], [1, block[1]]), &unscaled(x[2], x[3], *block)])
