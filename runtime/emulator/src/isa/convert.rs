@@ -7,8 +7,8 @@ use half::{bf16, f16};
 
 use super::float::{saturated64, take_round};
 use super::numeric::{
-    NAN32, Round, bf16_bits, bf16_bits_rounded, canon, canon64, e4m3_bits, e4m3_value, e5m2_bits,
-    e5m2_value, f16_bits, f64_to_bf16, f64_to_f16, flush, round32, saturate,
+    NAN32, Round, bf16_bits, bf16_bits_rounded, canon, canon64, e4m3_as_f16, e4m3_bits, e4m3_value,
+    e5m2_bits, e5m2_value, f16_bits, f16_value, f64_to_bf16, f64_to_f16, flush, round32, saturate,
 };
 use super::operands;
 use crate::decode::{Decoder, Words};
@@ -109,7 +109,7 @@ fn fast_exec(to: Type, from: Type, mode: Round, integral: bool) -> Option<Exec> 
         (F32, F64) if mode == Round::Nearest && !integral => {
             shapes::unary(|a: f64| canon(a as f32))
         }
-        (F32, F16) => shapes::unary(|a: f16| canon(f32::from(a))),
+        (F32, F16) => shapes::unary(|a: f16| f16_value(a)),
         (F32, BF16) => shapes::unary(|a: bf16| canon(f32::from(a))),
         (F16, F32) if mode == Round::Nearest => {
             shapes::unary(|a: f32| f16_bits(a, Round::Nearest) as u16)
@@ -358,7 +358,7 @@ fn decode_packed<'a>(
         (F16x2, E4M3x2, false, _) => Some(if relu {
             shapes::unary(|a: u16| widen(a, |byte| relu32(e4m3_value(byte))))
         } else {
-            shapes::unary(|a: u16| widen(a, e4m3_value))
+            shapes::unary(|a: u16| e4m3_as_f16((a >> 8) as u8) << 16 | e4m3_as_f16(a as u8))
         }),
         (F16x2, E5M2x2, false, _) => Some(if relu {
             shapes::unary(|a: u16| widen(a, |byte| relu32(e5m2_value(byte))))

@@ -446,7 +446,49 @@ pub(crate) fn e4m3_value(bits: u8) -> f32 {
     if bits & 0x80 != 0 { -magnitude } else { magnitude }
 }
 
+/// e4m3 to float16 bits, exact; NaN to 0x7fff. In integers, so that lanes go side by side.
+#[inline(always)]
+pub(crate) fn e4m3_as_f16(byte: u8) -> u32 {
+    let (sign, rest) = (u32::from(byte & 0x80) << 8, u32::from(byte & 0x7f));
+    // The bias of float16 is greater by 8.
+    let normal = (rest << 7) + (8 << 10);
+    // A subnormal is `rest` times 2^-9: the float32 `rest`, its bias less by 112.
+    let subnormal = ((rest as f32).to_bits() >> 13).wrapping_sub((112 + 9) << 10);
+    let magnitude = if rest < 8 { subnormal } else { normal };
+    let magnitude = if rest == 0 { 0 } else { magnitude };
+    if rest == 0x7f { 0x7fff } else { sign | magnitude }
+}
+
+/// float16 to float32, exact, NaN to the canonical one. Without branches, so that lanes go side
+/// by side.
+#[inline(always)]
+pub(crate) fn f16_value(value: f16) -> f32 {
+    /// The difference of the biases of float32 and float16, as a power of two.
+    const BIAS: f32 = f32::from_bits((127 + 112) << 23);
+    let bits = u32::from(value.to_bits());
+    let (sign, rest) = ((bits & 0x8000) << 16, bits & 0x7fff);
+    let finite = (f32::from_bits(rest << 13) * BIAS).to_bits();
+    let infinite = if rest > 0x7c00 { NAN32.to_bits() } else { sign | f32::INFINITY.to_bits() };
+    f32::from_bits(if rest >= 0x7c00 { infinite } else { sign | finite })
+}
+
 /// e5m2 to float32, exact: its bits are the upper half of a float16.
 pub(crate) fn e5m2_value(bits: u8) -> f32 {
     f32::from(f16::from_bits(u16::from(bits) << 8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quick_conversions_are_exact_for_every_number() {
+        for byte in 0..=u8::MAX {
+            assert_eq!(e4m3_as_f16(byte), f16_bits(e4m3_value(byte), Round::Nearest), "{byte:#x}");
+        }
+        for bits in 0..=u16::MAX {
+            let value = f16::from_bits(bits);
+            assert_eq!(f16_value(value).to_bits(), canon(f32::from(value)).to_bits(), "{bits:#x}");
+        }
+    }
 }
