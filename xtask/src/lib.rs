@@ -15,7 +15,7 @@
 //! In reading order: [`tools`] (where tools lie), [`requirements`] (what the build needs and which Debian
 //! package gives it), [`setup`] (installs what is missing), [`checks`] (format, lints, tests), [`demo`],
 //! [`bench`](mod@bench), [`ptxas`] (verifies PTX files),
-//! [`sass`] (what the loops of machine code are made of).
+//! [`sass`] (what the loops of machine code are made of), [`sass_report`] (that of DeepSeek-V3's kernels).
 
 pub mod bench;
 pub mod checks;
@@ -23,5 +23,6 @@ pub mod demo;
 pub mod ptxas;
 pub mod requirements;
 pub mod sass;
+pub mod sass_report;
 pub mod setup;
 pub mod tools;

@@ -81,6 +81,12 @@ enum Command {
         #[arg(long, default_value = "sm_90a")]
         arch: String,
     },
+    /// Write docs/sass-report.md: the machine code of DeepSeek-V3's kernels beside the best hand-written ones.
+    SassReport {
+        /// Compare with the committed page instead of writing it.
+        #[arg(long)]
+        check: bool,
+    },
     /// Print the shell completions of `moec` (builds it first).
     ///
     /// For example: cargo xtask completions bash > ~/.local/share/bash-completion/completions/moec
@@ -116,6 +122,10 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Sass { files, arch } => {
             let text = xtask::sass::run(&root, &files, &arch)?;
+            Ok(io::stdout().write_all(text.as_bytes())?)
+        }
+        Command::SassReport { check } => {
+            let text = xtask::sass_report::run(&root, check)?;
             Ok(io::stdout().write_all(text.as_bytes())?)
         }
         Command::Completions { shell } => {

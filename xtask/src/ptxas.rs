@@ -34,16 +34,13 @@ pub struct PtxasOptions {
 pub fn run(root: &Path, options: &PtxasOptions) -> Result<String> {
     let ptxas = match &options.ptxas {
         Some(given) => given.clone(),
-        None => tools::find(root, Tool::Ptxas).context(
-            "no ptxas: not where `MOEC_PTXAS` points, not in `.venv/bin`, not on `PATH`\nhelp: run \
-             `cargo xtask setup`",
-        )?,
+        None => installed(root)?,
     };
     let files = collect(root, &options.paths)?;
     let mut text = String::new();
     let mut bad = 0_usize;
     for file in &files {
-        let report = assemble(&ptxas, file, &options.arch)?;
+        let report = assemble(&ptxas, file, &options.arch, Path::new("/dev/null"))?;
         text.push_str(&section(file, &report));
         if report.rejected || (options.strict && !report.is_clean()) {
             bad += 1;
@@ -55,11 +52,32 @@ pub fn run(root: &Path, options: &PtxasOptions) -> Result<String> {
     Ok(format!("{text}{} files passed ({})\n", files.len(), ptxas.display()))
 }
 
-/// Runs ptxas on one file; the machine code is thrown away.
-fn assemble(ptxas: &Path, file: &Path, arch: &str) -> Result<FileReport> {
+fn installed(root: &Path) -> Result<PathBuf> {
+    tools::find(root, Tool::Ptxas).context(
+        "no ptxas: not where `MOEC_PTXAS` points, not in `.venv/bin`, not on `PATH`\nhelp: run \
+         `cargo xtask setup`",
+    )
+}
+
+/// The release of the ptxas that is installed, as `ptxas 13.5.37`.
+pub(crate) fn version(root: &Path) -> Result<String> {
+    let output = Command::new(installed(root)?).arg("--version").output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let release = text.split_whitespace().find_map(|word| word.strip_prefix('V'));
+    Ok(format!("ptxas {}", release.unwrap_or("of a release that it does not tell")))
+}
+
+/// Assembles a file for Hopper with the ptxas that is installed.
+pub(crate) fn assemble_to(root: &Path, file: &Path, cubin: &Path) -> Result<FileReport> {
+    assemble(&installed(root)?, file, "sm_90a", cubin)
+}
+
+/// Runs ptxas on one file.
+fn assemble(ptxas: &Path, file: &Path, arch: &str, cubin: &Path) -> Result<FileReport> {
     let output = Command::new(ptxas)
         .arg(format!("-arch={arch}"))
-        .args(["-v", "--warn-on-spills", "-o", "/dev/null"])
+        .args(["-v", "--warn-on-spills", "-o"])
+        .arg(cubin)
         .arg(file)
         .output()
         .with_context(|| format!("cannot run `{}`", ptxas.display()))?;

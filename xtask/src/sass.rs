@@ -67,7 +67,7 @@ fn listing_of(root: &Path, file: &Path, arch: &str) -> Result<String> {
         .with_context(|| format!("`{}` is no PTX, cubin or listing", file.display()))
 }
 
-fn disassemble(root: &Path, cubin: &Path) -> Result<String> {
+pub(crate) fn disassemble(root: &Path, cubin: &Path) -> Result<String> {
     output(Command::new(require(root, Tool::Nvdisasm)?).args(["-c", "-hex"]).arg(cubin))
 }
 
