@@ -5,7 +5,7 @@ use crate::kernels::{self, Step};
 use crate::lower::{self, Lowered};
 use moec_ir::kernel::KernelSpec;
 use moec_ir::plan::{Geometry, Plan};
-use moec_ir::{Diagnostic, Target};
+use moec_ir::{Diagnostic, Sym, Target};
 use rayon::prelude::*;
 
 /// Which texts beside the PTX are kept.
@@ -28,6 +28,8 @@ pub struct KernelCode {
     pub ptx: String,
     /// How it is launched.
     pub geometry: Geometry,
+    /// Sizes whose numbers it reads.
+    pub reads: Vec<Sym>,
 }
 
 /// A plan with its code.
@@ -72,6 +74,7 @@ pub fn generate(plan: &Plan, options: Options) -> Result<Generated, Vec<Diagnost
                 mlir.push_str(&code.mlir);
                 llvm.push_str(&code.llvm);
                 kernel.geometry = Some(code.geometry);
+                kernel.reads = code.reads;
             }
             Err(mistake) => mistakes.push(mistake),
         }
@@ -104,16 +107,25 @@ fn compile(
 ) -> Result<KernelCode, Diagnostic> {
     let design = kernels::design(spec, step, target)?;
     let geometry = design.geometry();
+    let operands = design.operands();
     let signature = Signature {
         name: name.to_owned(),
         threads: geometry.block.iter().product(),
-        operands: design.operands(),
+        operands,
         tensor_maps: geometry.tensor_maps.len(),
     };
     let module = Builder::kernel(context, signature, |b| design.body(b));
     let mlir = if options.mlir { module.as_operation().to_string() } else { String::new() };
     let Lowered { llvm, ptx } = lower::lower(context, module, &target.arch, options.llvm);
-    Ok(KernelCode { mlir, llvm, ptx, geometry })
+    let reads = sizes_read(&ptx, name, operands);
+    Ok(KernelCode { mlir, llvm, ptx, geometry, reads })
+}
+
+/// The sizes that an entry reads: they are its parameters behind the pointers.
+fn sizes_read(ptx: &str, name: &str, operands: usize) -> Vec<Sym> {
+    let is_read = |place: usize| ptx.contains(&format!("[{name}_param_{}]", operands + place));
+    let sizes = Sym::ALL.into_iter().enumerate();
+    sizes.filter(|(place, _)| is_read(*place)).map(|(_, size)| size).collect()
 }
 
 /// The part of a PTX module up to `.address_size 64` (one per module), and what follows.

@@ -23,6 +23,7 @@ fn plan(phase: Phase) -> Plan {
         name: format!("{}_{i}", case.spec.family()),
         spec: case.spec,
         geometry: None,
+        reads: vec![],
     };
     Plan {
         format: FORMAT,

@@ -3,6 +3,7 @@
 //! A plan is closed: it names every buffer, every weight tensor and every launch of a step,
 //! with sizes as polynomials in `T`, `S` and `B`. The runtime decides nothing.
 
+mod capture;
 mod geometry;
 mod text;
 
@@ -10,7 +11,7 @@ pub use geometry::{Extent, Geometry, TensorMap};
 
 use crate::graph::{Rotary, ValueId};
 use crate::kernel::KernelSpec;
-use crate::{DType, Dim, Sizes, Target};
+use crate::{DType, Dim, Sizes, Sym, Target};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -90,6 +91,9 @@ pub struct Kernel {
     /// Grid and block; code generation fills them in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub geometry: Option<Geometry>,
+    /// Sizes whose numbers its code reads; code generation fills them in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<Sym>,
 }
 
 /// The launches of one function.
@@ -236,7 +240,6 @@ pub enum StepInput {
 impl StepInput {
     /// Number of i32 elements.
     pub fn elements(self) -> Dim {
-        use crate::Sym;
         match self {
             Self::Positions | Self::Sequences | Self::Slots => Sym::Tokens.into(),
             Self::CacheStart | Self::PastStart => Sym::Sequences.into(),

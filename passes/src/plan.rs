@@ -50,7 +50,7 @@ impl KernelTable {
     /// The kernels, in order.
     pub(crate) fn finish(self) -> Vec<Kernel> {
         let kernels = self.kernels.into_iter();
-        kernels.map(|(spec, name)| Kernel { name, spec, geometry: None }).collect()
+        kernels.map(|(spec, name)| Kernel { name, spec, geometry: None, reads: vec![] }).collect()
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a compilation leaves: per phase a plan and its PTX, in one directory.
 //!
 //! ```text
-//! ARTEFACT/manifest.json        format, model, source, and length and CRC-32 of each file
+//! ARTEFACT/manifest.json        format, model, source; of each phase the length and CRC-32 of its
+//!                               files, and which sizes a CUDA graph of a step holds fixed
 //! ARTEFACT/prefill/plan.json    the plan with its geometry
 //! ARTEFACT/prefill/kernels.ptx  every kernel of the plan
 //! ARTEFACT/decode/..            the same
@@ -12,8 +13,8 @@ mod validate;
 pub use validate::validate;
 
 use crate::{Result, fail};
-use moec_ir::plan::FORMAT;
-use moec_ir::{Diagnostic, Phase, Plan};
+use moec_ir::plan::{FORMAT, PlanEntry};
+use moec_ir::{Diagnostic, Phase, Plan, Sym};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,6 +53,25 @@ struct Manifest {
 struct PhaseFiles {
     plan: Stamp,
     ptx: Stamp,
+    /// Of each entry: [`Plan::fixed_by_capture`].
+    #[serde(default)]
+    cuda_graph: BTreeMap<String, CudaGraph>,
+}
+
+/// A step can be captured as a CUDA graph.
+#[derive(Serialize, Deserialize)]
+struct CudaGraph {
+    /// Sizes that a graph holds fixed; it is right for any step of the same.
+    fixed: Vec<Sym>,
+}
+
+impl CudaGraph {
+    fn of(plan: &Plan) -> BTreeMap<String, Self> {
+        let of = |entry: &PlanEntry| {
+            Some((entry.name.clone(), Self { fixed: plan.fixed_by_capture(&entry.name)? }))
+        };
+        plan.entries.iter().filter_map(of).collect()
+    }
 }
 
 /// Length and CRC-32 of a file.
@@ -155,6 +175,7 @@ impl Artefact {
             let files = PhaseFiles {
                 plan: Stamp::of(plan.as_bytes()),
                 ptx: Stamp::of(compiled.ptx.as_bytes()),
+                cuda_graph: CudaGraph::of(&compiled.plan),
             };
             write_synced(&folder.join(PLAN), &plan)?;
             write_synced(&folder.join(PTX), &compiled.ptx)?;

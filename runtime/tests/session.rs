@@ -4,14 +4,21 @@
 
 mod toy;
 
+use moec_runtime::device::{Counters, KernelArg, KernelId, LaunchShape};
 use moec_runtime::generate::Options;
-use moec_runtime::{Checkpoint, Engine, Phase, Rows, Session, device, generate};
+use moec_runtime::{Checkpoint, Device, Engine, Phase, Rows, Session, device, generate};
+use std::sync::{Arc, Mutex};
+
+type Result<T> = std::result::Result<T, Vec<moec_ir::Diagnostic>>;
 
 fn session(slots: u64) -> Session {
+    session_on(Box::new(device::Emulator::default()), slots)
+}
+
+fn session_on(device: Box<dyn Device>, slots: u64) -> Session {
     let folder = tempfile::tempdir().unwrap();
     toy::write(&folder.path().join("model.safetensors"), &toy::tensors());
     let weights = Checkpoint::open(folder.path()).unwrap();
-    let device = Box::new(device::Emulator::default());
     let mut last = None;
     let session =
         Session::new(device, toy::artefact(), &weights, slots, &mut |p| last = Some(p)).unwrap();
@@ -34,6 +41,77 @@ fn prefill_then_decode_of_a_batch_agrees_with_the_hand() {
         session.step(Phase::Decode, &[(b, &ids_b[4..]), (a, &ids_a[2..])], Rows::Last).unwrap();
     assert_eq!(logits[0], toy::expected(&ids_b, &[6, 6, 6, 6, 8])[4]);
     assert_eq!(logits[1], toy::expected(&ids_a, &[6, 6, 8])[2]);
+}
+
+/// An emulator that writes down what is asked of it.
+struct Watched {
+    inner: device::Emulator,
+    calls: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Watched {
+    fn called(&self, what: &'static str) {
+        self.calls.lock().unwrap().push(what);
+    }
+}
+
+impl Device for Watched {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+    fn alloc(&mut self, bytes: u64, name: &str) -> Result<u64> {
+        self.called("alloc");
+        self.inner.alloc(bytes, name)
+    }
+    fn free(&mut self, address: u64) -> Result<()> {
+        self.called("free");
+        self.inner.free(address)
+    }
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.called("write");
+        self.inner.write(address, bytes)
+    }
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        self.called("read");
+        self.inner.read(address, bytes)
+    }
+    fn load(&mut self, ptx: &str, kernels: &[&str]) -> Result<Vec<KernelId>> {
+        self.inner.load(ptx, kernels)
+    }
+    fn launch(&mut self, k: KernelId, shape: &LaunchShape, args: &[KernelArg]) -> Result<Counters> {
+        self.called("launch");
+        self.inner.launch(k, shape, args)
+    }
+    fn synchronize(&mut self) -> Result<()> {
+        self.called("synchronize");
+        self.inner.synchronize()
+    }
+}
+
+/// What a CUDA graph demands: between the first and the last launch of a step there is nothing
+/// else, and buffers stay where they are.
+#[test]
+fn launches_of_a_step_follow_each_other_and_the_next_step_reserves_nothing() {
+    let calls = Arc::new(Mutex::new(vec![]));
+    let device = Watched { inner: device::Emulator::default(), calls: Arc::clone(&calls) };
+    let mut session = session_on(Box::new(device), 8);
+    let a = session.open(8).unwrap();
+    let step = |session: &mut Session, phase, ids: &[u32]| {
+        calls.lock().unwrap().clear();
+        session.step(phase, &[(a, ids)], Rows::Last).unwrap();
+        calls.lock().unwrap().clone()
+    };
+    for asked in [
+        step(&mut session, Phase::Prefill, &[1, 2]),
+        step(&mut session, Phase::Decode, &[3]),
+        step(&mut session, Phase::Decode, &[4]),
+    ] {
+        let first = asked.iter().position(|call| *call == "launch").unwrap();
+        let last = asked.iter().rposition(|call| *call == "launch").unwrap();
+        assert!(asked[first..last].iter().all(|call| *call == "launch"), "{asked:?}");
+    }
+    let again = step(&mut session, Phase::Decode, &[5]);
+    assert!(!again.contains(&"alloc") && !again.contains(&"free"), "{again:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use moec_ir::{Graph, Phase, Plan, Target};
+use moec_ir::{Graph, Phase, Plan, Sym, Target};
 use std::fs;
 use std::path::Path;
 
@@ -82,6 +82,42 @@ fn layers_are_compiled_once_however_many_there_are() {
         assert_eq!(few.kernels, many.kernels);
         assert_eq!(few.functions, many.functions);
         assert!(few.entries[0].steps.len() < many.entries[0].steps.len());
+    }
+}
+
+#[test]
+fn a_cuda_graph_of_a_decoding_step_serves_caches_of_any_length() {
+    for name in ["deepseek-v3", "tiny-v3"] {
+        let graph = graph(&source(name));
+        let fixed = |phase| {
+            let plan = plan(&graph, phase);
+            let generated = moec_codegen::generate(&plan, Default::default()).unwrap();
+            let fixed = generated.plan.fixed_by_capture("main").unwrap();
+            for size in Sym::ALL.into_iter().filter(|size| !fixed.contains(size)) {
+                holds_for_any(&generated, size);
+            }
+            fixed
+        };
+        assert_eq!(fixed(Phase::Decode), [Sym::Tokens], "{name}");
+        // Expanded keys and values are as many as the tokens remembered.
+        assert_eq!(fixed(Phase::Prefill), [Sym::Tokens, Sym::Past], "{name}");
+    }
+}
+
+/// No launch depends on a size: neither how it is launched nor what its code reads.
+fn holds_for_any(generated: &moec_codegen::Generated, size: Sym) {
+    let place = Sym::ALL.iter().position(|s| *s == size).unwrap();
+    for kernel in &generated.plan.kernels {
+        let geometry = kernel.geometry.as_ref().unwrap();
+        let dims = geometry.grid.iter().map(|extent| &extent.size);
+        let maps = geometry.tensor_maps.iter().flat_map(|map| &map.dims);
+        assert!(dims.chain(maps).all(|dim| !dim.symbols().contains(&size)), "{}", kernel.name);
+        let launch = generated.plan.functions.iter().flat_map(|f| &f.launches);
+        let of_kernel =
+            |l: &&moec_ir::plan::Launch| generated.plan.kernels[l.kernel].name == kernel.name;
+        let operands = launch.clone().find(of_kernel).unwrap().operands.len();
+        let parameter = format!("[{}_param_{}]", kernel.name, operands + place);
+        assert!(!generated.ptx.contains(&parameter), "{parameter} is read");
     }
 }
 

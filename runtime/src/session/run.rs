@@ -5,7 +5,7 @@ use super::{Call, Loaded, Output, Session, show};
 use crate::device::{Counters, KernelArg, LaunchShape, TensorMap};
 use crate::{Phase, Result, fail};
 use moec_ir::plan::{self, Buffer, Geometry, Launch, StepInput};
-use moec_ir::{Diagnostic, Dim, Sizes};
+use moec_ir::{DType, Diagnostic, Dim, Sizes};
 use std::time::Instant;
 
 /// Addresses of the buffers that a step's sizes decide, by index.
@@ -90,10 +90,14 @@ impl Session {
             let bytes = Dim::product(&value.shape).eval(sizes).saturating_mul(value.dtype.bytes());
             storage_bytes[value.storage] = storage_bytes[value.storage].max(bytes);
         }
+        // As many rows as the caches have: those remembered grow with every step, and a captured
+        // step needs their buffer to stay where it is.
+        let most = Sizes { past: self.slots.total(), ..*sizes };
         let mut step_inputs = Vec::new();
         for (i, input) in STEP_INPUTS.into_iter().enumerate() {
             let array: Vec<u8> = inputs.array(input).iter().flat_map(|n| n.to_le_bytes()).collect();
-            let address = self.step_inputs.get(device, i, array.len() as u64)?;
+            let bytes = input.elements().eval(&most).saturating_mul(DType::I32.bytes());
+            let address = self.step_inputs.get(device, i, bytes.max(array.len() as u64))?;
             device.write(address, &array)?;
             step_inputs.push(address);
         }

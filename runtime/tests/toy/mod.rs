@@ -34,6 +34,7 @@ fn kernel(name: &str, threads: u32) -> Kernel {
             shared_bytes: 0,
             tensor_maps: vec![],
         }),
+        reads: vec![],
     }
 }
 
