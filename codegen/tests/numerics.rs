@@ -14,4 +14,5 @@ mod numerics {
     pub(crate) mod routing;
     pub(crate) mod rows;
     pub(crate) mod scaled;
+    pub(crate) mod traffic;
 }

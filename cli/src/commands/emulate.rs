@@ -10,7 +10,7 @@ pub(crate) fn emulate(args: &EmulateArgs) -> Result<(), Failure> {
     let outputs = moec_emulator::emulate(&args.launch).map_err(failed)?;
     output::write(outputs.report.printed.as_bytes())?;
     if let Some(path) = &args.output {
-        outputs.write(path).map_err(failed)?;
+        output::write_to(Some(path), &outputs.to_safetensors().map_err(failed)?)?;
     }
     tracing::info!(
         "{} warp instructions, {} lane instructions, {} bytes loaded, {} bytes stored",

@@ -2,7 +2,9 @@
 
 use half::{bf16, f16};
 use moec_codegen::{Options, Step, generate_kernel};
-use moec_emulator::{Arg, Device, DeviceConfig, LaunchConfig, MapElement, Module, Swizzle};
+use moec_emulator::{
+    Arg, Device, DeviceConfig, LaunchConfig, MapElement, Module, Swizzle, Traffic,
+};
 use moec_ir::kernel::{KernelSpec, View};
 use moec_ir::plan::TensorMap;
 use moec_ir::{DType, Sizes, Target};
@@ -229,6 +231,19 @@ pub(crate) struct Ran {
     pub(crate) lane_instructions: u64,
     /// Whether tensor cores multiplied.
     pub(crate) tensor_cores: bool,
+    /// What threads moved, where it was asked for.
+    pub(crate) traffic: Option<Traffic>,
+}
+
+/// [`run`], which counts what is moved.
+pub(crate) fn run_counting(
+    name: &str,
+    spec: &KernelSpec,
+    step: Step,
+    sizes: &Sizes,
+    operands: &mut [&mut Array],
+) -> Ran {
+    execute(name, spec, step, sizes, operands, true)
 }
 
 /// Compiles a kernel for `step` and runs it in a step of `sizes`. Operands lie at addresses that
@@ -240,11 +255,23 @@ pub(crate) fn run(
     sizes: &Sizes,
     operands: &mut [&mut Array],
 ) -> Ran {
+    execute(name, spec, step, sizes, operands, false)
+}
+
+fn execute(
+    name: &str,
+    spec: &KernelSpec,
+    step: Step,
+    sizes: &Sizes,
+    operands: &mut [&mut Array],
+    traffic: bool,
+) -> Ran {
     let target = Target::named("h800").unwrap();
     let code = generate_kernel(spec, step, &target, "kernel", Options::default())
         .unwrap_or_else(|e| panic!("{name}: {e:?}"));
     let module = Module::parse(&code.ptx).unwrap_or_else(|e| panic!("{name}: {e}\n{}", code.ptx));
-    let config = DeviceConfig { poison: Some(POISON), threads: 1, ..DeviceConfig::default() };
+    let poison = Some(POISON);
+    let config = DeviceConfig { poison, threads: 1, traffic, ..DeviceConfig::default() };
     let mut device = Device::new(config);
     let mut args = Vec::new();
     let mut addresses = Vec::new();
@@ -283,5 +310,6 @@ pub(crate) fn run(
         warp_instructions: report.warp_instructions,
         lane_instructions: report.lane_instructions,
         tensor_cores,
+        traffic: report.traffic,
     }
 }

@@ -26,7 +26,9 @@ fn main() -> ExitCode {
     let schedule = seed.map(Schedule::Seeded);
     let done = moec_emulator::emulate_scheduled(Path::new(launch), schedule).and_then(|outputs| {
         eprint!("{}", outputs.report.printed);
-        outputs.write(Path::new(out))
+        let bytes = outputs.to_safetensors()?;
+        std::fs::write(out, bytes).unwrap_or_else(|e| panic!("{out}: {e}"));
+        Ok(())
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -31,6 +31,8 @@ pub struct DeviceConfig {
     pub livelock_instructions: u64,
     /// How the tensor cores add: by default bit for bit as Hopper does.
     pub accumulation: Accumulation,
+    /// Counts the sectors that launches move ([`Traffic`](crate::Traffic)), which is slow.
+    pub traffic: bool,
 }
 
 impl Default for DeviceConfig {
@@ -43,6 +45,7 @@ impl Default for DeviceConfig {
             poison: None,
             livelock_instructions: 1 << 30,
             accumulation: Accumulation::default(),
+            traffic: false,
         }
     }
 }

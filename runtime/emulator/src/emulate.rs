@@ -35,19 +35,18 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Writes all tensors to a safetensors file.
+    /// All tensors as the bytes of a safetensors file.
     ///
     /// # Errors
-    /// [`Error::Description`] if the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let fail =
-            |message: String| Error::Description { path: path.display().to_string(), message };
+    /// [`Error::Description`] if a buffer is not what its description says.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>, Error> {
+        let fail = |message: String| Error::Description { path: "results".into(), message };
         let mut views = Vec::new();
         for (name, tensor) in &self.tensors {
             let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes);
             views.push((name, view.map_err(|error| fail(error.to_string()))?));
         }
-        safetensors::serialize_to_file(views, None, path).map_err(|error| fail(error.to_string()))
+        safetensors::serialize(views, None).map_err(|error| fail(error.to_string()))
     }
 }
 

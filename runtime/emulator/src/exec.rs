@@ -10,6 +10,7 @@ mod pending;
 pub(crate) mod products;
 pub(crate) mod shapes;
 mod split;
+mod traffic;
 mod warp;
 pub(crate) mod warpgroup;
 

@@ -88,8 +88,22 @@ pub struct LaunchReport {
     pub bulk_load_bytes: u64,
     /// Those of the stored bytes that bulk copies and reductions stored.
     pub bulk_store_bytes: u64,
+    /// Where [`DeviceConfig::traffic`](crate::DeviceConfig::traffic) asks for it.
+    pub traffic: Option<Traffic>,
     /// What the kernel printed.
     pub printed: String,
+}
+
+/// Bytes that the loads, stores and `cp.async` of a launch's threads moved, in whole sectors of 32
+/// bytes; atomics and bulk copies are not in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// The sectors of each warp instruction, added up: what L2 serves if L1 catches nothing.
+    pub requested_bytes: u64,
+    /// Each sector that is loaded, once: what memory serves if L2 keeps everything.
+    pub loaded_bytes: u64,
+    /// Each sector that is stored, once.
+    pub stored_bytes: u64,
 }
 
 impl Device {
@@ -133,6 +147,7 @@ impl Device {
             patience: if found.facts.can_spin { 64 } else { 1 << 16 },
             accumulation: self.config.accumulation,
             schedule: self.config.schedule,
+            counts_traffic: self.config.traffic,
             election: grid_chance.as_mut().map(|chance| chance.salt()),
         };
         let resident = resident(&launch);
@@ -170,6 +185,7 @@ impl Device {
             global_store_bytes: counters.global_store_bytes,
             bulk_load_bytes: counters.bulk_load_bytes,
             bulk_store_bytes: counters.bulk_store_bytes,
+            traffic: counters.traffic.as_ref().map(|traffic| traffic.report()),
             printed: counters.printed,
         })
     }
@@ -256,7 +272,8 @@ fn prepare<'l>(lanes: &'l mut Vec<Lane>, count: usize, launch: &Launch<'_>) -> &
         lanes.resize_with(count, Lane::default);
     }
     for lane in &mut lanes[..count] {
-        lane.worker.counters = Counters::default();
+        lane.worker.counters =
+            Counters { traffic: launch.counts_traffic.then(Box::default), ..Counters::default() };
         lane.worker.sites.clear();
         lane.worker.sites.resize(launch.program.sites as usize, Region::EMPTY);
     }

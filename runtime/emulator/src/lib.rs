@@ -58,7 +58,7 @@ pub use device::{Device, DeviceConfig};
 pub use emulate::{Output, Outputs, emulate, emulate_scheduled};
 pub use error::Error;
 pub use fault::{Fault, FaultKind};
-pub use launch::{Arg, LaunchConfig, LaunchReport};
+pub use launch::{Arg, LaunchConfig, LaunchReport, Traffic};
 pub use module::Module;
 pub use schedule::Schedule;
 pub use tensor_core::{Accumulation, multiply_e4m3};

@@ -386,6 +386,11 @@ unsafe fn load<const SPACE: u8, const SIZE: usize>(cx: &mut Cx<'_>, inst: &Inst)
     // SAFETY: operands of this frame; addresses are checked before use.
     unsafe {
         let addresses = addresses(cx, inst);
+        if (SPACE == GLOBAL || SPACE == GENERIC)
+            && let Some(traffic) = &mut cx.worker.counters.traffic
+        {
+            traffic.touch(&addresses, cx.mask, bytes, false);
+        }
         let extend = extend(inst);
         if SIZE == 4
             && extend == Extend::Zero32
@@ -472,6 +477,11 @@ unsafe fn store<const SPACE: u8, const SIZE: usize>(cx: &mut Cx<'_>, inst: &Inst
     // SAFETY: operands of this frame; addresses are checked before use.
     unsafe {
         let addresses = addresses(cx, inst);
+        if (SPACE == GLOBAL || SPACE == GENERIC)
+            && let Some(traffic) = &mut cx.worker.counters.traffic
+        {
+            traffic.touch(&addresses, cx.mask, bytes, true);
+        }
         let extend = extend(inst);
         if SIZE == 4
             && matches!(extend, Extend::Zero32 | Extend::Sign32)

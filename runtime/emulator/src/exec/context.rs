@@ -6,6 +6,7 @@ use super::barrier::Barrier;
 use super::cluster::Cluster;
 use super::pending::Pending;
 use super::split::Split;
+use super::traffic::Traffic;
 use super::warp::Warp;
 use super::warpgroup::{RegisterPool, Warpgroup};
 use crate::fault::{FaultKind, RawFault};
@@ -37,6 +38,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) accumulation: Accumulation,
     /// Who decides what the hardware leaves open.
     pub(crate) schedule: Schedule,
+    /// Whether sectors are counted.
+    pub(crate) counts_traffic: bool,
     /// What decides which lane `elect.sync` elects; the lowest without it.
     pub(crate) election: Option<u64>,
 }
@@ -63,6 +66,8 @@ pub(crate) struct Counters {
     pub(crate) bulk_load_bytes: u64,
     pub(crate) bulk_store_bytes: u64,
     pub(crate) printed: String,
+    /// Where it is counted.
+    pub(crate) traffic: Option<Box<Traffic>>,
 }
 
 impl Counters {
@@ -86,6 +91,10 @@ impl Counters {
         self.bulk_load_bytes += other.bulk_load_bytes;
         self.bulk_store_bytes += other.bulk_store_bytes;
         self.printed.push_str(&other.printed);
+        match (&mut self.traffic, &other.traffic) {
+            (Some(own), Some(other)) => own.add(other),
+            (own, other) => *own = own.take().or_else(|| other.clone()),
+        }
     }
 }
 

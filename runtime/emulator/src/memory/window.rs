@@ -20,6 +20,11 @@ pub(crate) const WINDOW_BYTES: u64 = 1 << 32;
 /// 1 KiB of shared memory per CTA, CUDA C++ programming guide, "Compute Capability 9.0").
 pub(crate) const SHARED_RESERVED: u32 = 1024;
 
+/// Whether `address` is one of device memory.
+pub(crate) fn is_global(address: u64) -> bool {
+    (GLOBAL_BASE..SHARED_BASE).contains(&address)
+}
+
 /// Whether `address` lies in the window that starts at `base`.
 pub(crate) fn is_in(address: u64, base: u64) -> bool {
     address.wrapping_sub(base) < WINDOW_BYTES
