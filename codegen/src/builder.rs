@@ -9,6 +9,7 @@
 //! exactly one wrapper, whose documentation names its section of the PTX ISA.
 
 pub(crate) mod assembly;
+pub(crate) mod async_copy;
 pub(crate) mod barrier;
 pub(crate) mod control;
 pub(crate) mod convert;

@@ -100,7 +100,7 @@ pub(crate) fn design(
             top_k::design(scores, chosen, *groups, step)?
         }
         KernelSpec::GroupedGemm { a, w, c, top_k } => {
-            grouped_gemm::design(Factors::plain(a, w), c, *top_k, step)
+            grouped_gemm::design(Factors::plain(a, w), c, *top_k, step, target)
         }
         KernelSpec::ScaledGroupedGemm {
             a,
@@ -113,7 +113,7 @@ pub(crate) fn design(
             promote_every,
         } => {
             let factors = Factors::scaled([a, a_scale, w, w_scale], *block, *promote_every);
-            grouped_gemm::design(factors, c, *top_k, step)
+            grouped_gemm::design(factors, c, *top_k, step, target)
         }
         KernelSpec::Combine { y, weight, adds, out } => combine::design(y, weight, adds, out, step),
         KernelSpec::Reduce { x, out, f } => reduce::reduce(x, out, *f, step),

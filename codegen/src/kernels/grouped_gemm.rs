@@ -6,13 +6,13 @@
 
 use super::factors::Factors;
 use super::product::{Product, RowOut};
-use super::variant::Variant;
-use super::{Design, Step};
+use super::variant::{FEW_ROWS, Variant};
+use super::{Design, Step, hopper};
 use crate::builder::{Bool, Builder, I32, Ptr};
 use crate::tensor::Tensor;
-use moec_ir::Dim;
 use moec_ir::kernel::View;
 use moec_ir::plan::Geometry;
+use moec_ir::{Dim, Target};
 
 struct GroupedGemm {
     factors: Factors,
@@ -23,12 +23,24 @@ struct GroupedGemm {
     variant: Variant,
 }
 
-pub(super) fn design(factors: Factors, c: &View, top_k: u64, step: Step) -> Box<dyn Design> {
+pub(super) fn design(
+    factors: Factors,
+    c: &View,
+    top_k: u64,
+    step: Step,
+    target: &Target,
+) -> Box<dyn Design> {
     let product = Product::new(&factors, None, c);
     let experts = factors.w.shape[0].constant().unwrap_or(1).max(1);
     let pairs = c.shape[0].eval(&step.sizes) * top_k;
     // Experts that have rows at all share them; few tokens reach few experts.
     let rows = pairs.div_ceil(experts.min(pairs).max(1));
+    if rows > FEW_ROWS
+        && factors.sum_by_blocks()
+        && let Some(design) = hopper::grouped(&factors, c, top_k, rows, step, target)
+    {
+        return Box::new(design);
+    }
     let variant = Variant::new(&product, rows, step.sizes);
     Box::new(GroupedGemm { factors, c: c.clone(), top_k, experts, product, variant })
 }

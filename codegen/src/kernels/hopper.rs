@@ -8,10 +8,15 @@
 //!
 //! In reading order: `operand` (which matrices tensor copies can read), `tile` (sizes, the choice
 //! of them, the layout of shared memory), `schedule` (which tile is next), `ring` (the stages),
-//! `plain` and `scaled` (the products of 16-bit types and of FP8 with scales), `results` (from
-//! registers to memory), `dense` (the kernel).
+//! `plain` and `scaled` (the products of 16-bit types and of FP8 with scales), `consumer` (those of
+//! a tile), `results` (from registers to memory), `dense` (the kernel); for one matrix per expert
+//! `expert_tiles` (which tile is next), `gather` (routed rows into stages), `grouped` (the kernel).
 
+mod consumer;
 mod dense;
+mod expert_tiles;
+mod gather;
+mod grouped;
 mod operand;
 mod plain;
 mod results;
@@ -21,3 +26,4 @@ mod schedule;
 mod tile;
 
 pub(super) use dense::design;
+pub(super) use grouped::design as grouped;

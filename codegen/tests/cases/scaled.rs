@@ -227,6 +227,12 @@ pub(crate) fn scaled_experts() -> Vec<Case> {
         grouped("fp8 experts blocks of 20", 5, 2, true, 4, 30, 70, [12, 20]),
         grouped("fp8 experts tiles", 64, 2, false, 8, 160, 256, v3),
         grouped("fp8 experts tiles ends", 50, 3, true, 3, 37, 150, v3),
+        grouped("fp8 experts hopper v3 up", 4096, 8, false, 256, 4096, 7168, v3),
+        grouped("fp8 experts hopper v3 down", 4096, 8, true, 256, 7168, 2048, v3),
+        grouped("fp8 experts hopper pairs", 40, 3, true, 5, 144, 256, v3),
+        grouped("fp8 experts hopper many steps", 33, 4, false, 6, 48, 2064, v3),
+        grouped("fp8 experts hopper many experts", 160, 4, false, 40, 24, 144, v3),
+        grouped("fp8 experts hopper one expert", 140, 1, false, 1, 130, 640, v3),
         grouped("fp8 experts tiles odd", 60, 4, true, 6, 18, 35, [4, 16]),
     ]
 }

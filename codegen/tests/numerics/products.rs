@@ -97,6 +97,7 @@ fn grouped_gemm_multiplies_each_row_with_its_experts_matrix() {
                 let mut operands = [&mut a, &mut w, &mut plan, &mut c];
                 let report = run(case.name, &case.spec, case.step(), &sizes, &mut operands);
                 let work = tokens * top_k * w.shape[1] * k;
+                assert!(report.tensor_cores || !case.name.contains("hopper"), "{}", case.name);
                 let cost = report.warp_instructions as f64 * 32.0 / work as f64;
                 eprintln!(
                     "{}, {tokens} tokens: {cost:.2} instructions per multiply-add",

@@ -1,10 +1,11 @@
 //! `c = a * wᵀ (+ add)`, batched over heads.
 
+use super::consumer::Consumer;
 use super::operand::{boxed, tensor_map};
+use super::results;
 use super::ring::{Ring, Step};
 use super::schedule::{Place, Schedule};
 use super::tile::{Problem, Tile, WARPGROUP};
-use super::{plain, results, scaled};
 use crate::builder::{Builder, F32, I32, wgmma};
 use crate::kernels::factors::Factors;
 use crate::kernels::product::{Product, RowOut};
@@ -49,6 +50,7 @@ pub(in crate::kernels) fn design(
         batch,
         depth: k * a.dtype.bytes(),
         scaled: scales.is_some(),
+        gathers: false,
     };
     let tile = Tile::choose(problem, target);
     let at_w = factors.operands() / 2;
@@ -69,7 +71,7 @@ pub(in crate::kernels) fn design(
 }
 
 /// Whether tensor cores multiply these types, with these scales.
-fn multiplies(factors: &Factors) -> bool {
+pub(super) fn multiplies(factors: &Factors) -> bool {
     let Factors { a, w, scales } = factors;
     match scales {
         None => matches!(a.dtype, DType::Bf16 | DType::F16) && a.dtype == w.dtype,
@@ -91,7 +93,13 @@ impl Design for Dense {
     }
 
     fn body<'k>(&self, b: &'k Builder<'k>) {
-        let ring = Ring { b, tile: &self.tile, base: b.dynamic_shared(), steps: self.steps };
+        let ring = Ring {
+            b,
+            tile: &self.tile,
+            base: b.dynamic_shared(),
+            steps: self.steps,
+            gathers: false,
+        };
         ring.prepare(1);
         let consumers = b.i32(self.tile.consumers() * u64::from(WARPGROUP));
         let [few, many] = self.tile.registers();
@@ -145,36 +153,10 @@ impl Dense {
     fn consume<'k>(&self, b: &'k Builder<'k>, ring: &Ring<'k, '_>) {
         let tile = &self.tile;
         let rows = b.size(&self.c.shape[1]);
-        let share = tile.rows / tile.consumers();
-        let first_row = b.warpgroup() * share as i32;
-        let releases = b.i32(1).when(b.lane().eq(b.i32(0)), b.i32(0));
-        let count = (tile.waves() * tile.columns / 2) as usize;
+        let consumer = Consumer::new(b, ring, &self.factors);
         self.schedule.each(b, tile, rows, ring.start(), |place, parity| {
-            let (parity, sums) = match &self.factors.scales {
-                None => {
-                    let multiplier = plain::Multiplier { b, ring, first_row, releases };
-                    let zeros = vec![b.f32(0.0); count];
-                    let (parity, sums) =
-                        ring.each(parity, zeros, |step, sums| multiplier.step(step, &sums));
-                    (parity, multiplier.end(&sums))
-                }
-                Some(scales) => {
-                    let multiplier = scaled::Multiplier {
-                        b,
-                        ring,
-                        scales,
-                        first_row,
-                        releases,
-                        adds_nothing: b.i32(0).anew(),
-                    };
-                    let row = multiplier.row_of_w(place);
-                    let start = multiplier.start(row, count);
-                    let (parity, state) =
-                        ring.each(parity, start, |step, state| multiplier.step(row, step, state));
-                    (parity, state.sums)
-                }
-            };
-            self.store(b, place, rows, first_row, &sums);
+            let (parity, sums) = consumer.multiply(place, parity);
+            self.store(b, place, rows, consumer.first_row, &sums);
             parity
         });
     }

@@ -19,7 +19,7 @@ impl<'k> Multiplier<'k, '_, '_> {
     pub(super) fn step(&self, step: Step<'k>, sums: &[F32<'k>]) -> Vec<F32<'k>> {
         let (b, ring, tile) = (self.b, self.ring, self.ring.tile);
         let stage = step.stage;
-        b.mbarrier_wait(ring.at(tile.full(stage)), step.parity);
+        ring.wait_full(step);
         let mut sums = b.wgmma_fence(sums);
         let [a, w] = ring.descriptors(stage, self.first_row);
         let count = (tile.columns / 2) as usize;

@@ -98,7 +98,7 @@ impl<'k> Multiplier<'k, '_, '_> {
         }
         let of_w = now[step.stage as usize];
         let count = (tile.columns / 2) as usize;
-        b.mbarrier_wait(ring.at(tile.full(step.stage)), step.parity);
+        ring.wait_full(step);
         for wave in 0..tile.waves() {
             let factors = self.scales_of_a(step, wave).map(|of_a| of_a * of_w);
             // What was added before is settled here: there is no room for products of two waves.

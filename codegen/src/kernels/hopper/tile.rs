@@ -29,6 +29,8 @@ pub(super) struct Tile {
     pub(super) ctas: u64,
     /// Bytes of scales per row of `a` and stage; 0 without.
     pub(super) scale_bytes: u64,
+    /// Whether threads gather the rows of `a`.
+    pub(super) gathers: bool,
 }
 
 /// What decides the choice of a tile.
@@ -41,6 +43,9 @@ pub(super) struct Problem {
     /// Bytes along `k`.
     pub(super) depth: u64,
     pub(super) scaled: bool,
+    /// Whether threads gather the rows of `a`, each thread an eighth of a row at a time: those of
+    /// 256 rows have no registers for so many addresses.
+    pub(super) gathers: bool,
 }
 
 impl Tile {
@@ -53,7 +58,8 @@ impl Tile {
     pub(super) fn choose(problem: Problem, target: &Target) -> Self {
         let ctas = u64::from(target.sms);
         let mut best: Option<(u64, Self)> = None;
-        for rows in [256, 128, 64] {
+        let all = [256, 128, 64];
+        for &rows in if problem.gathers { &all[1..] } else { &all[..] } {
             for columns in [128, 64, 32, 16] {
                 let scale_bytes = if problem.scaled { 4 } else { 0 };
                 let mut tile = Self {
@@ -63,6 +69,7 @@ impl Tile {
                     stages: MOST_STAGES,
                     ctas,
                     scale_bytes,
+                    gathers: problem.gathers,
                 };
                 if tile.shared_bytes() > u64::from(target.shared_per_cta) {
                     tile.stages = FEWEST_STAGES;
@@ -109,7 +116,12 @@ impl Tile {
     /// Registers of a copying and of a multiplying thread: together what the CTA begins with,
     /// 168 for each of 384 threads or 255 for each of 256 (multiples of 8; PTX ISA 9.7.19.5).
     pub(super) fn registers(&self) -> [u32; 2] {
-        if self.consumers() == 2 { [40, 232] } else { [40, 248] }
+        match (self.consumers(), self.gathers) {
+            (2, false) => [40, 232],
+            (2, true) => [72, 216],
+            (_, false) => [40, 248],
+            (_, true) => [72, 248],
+        }
     }
 
     /// Elements along `k` of a stage.
@@ -137,10 +149,11 @@ impl Tile {
         self.rows * self.stages * self.scale_bytes
     }
 
-    /// Bytes that are copied into a stage, with the scales of a round or without.
+    /// Bytes that tensor copies bring into a stage, with the scales of a round or without.
     pub(super) fn stage_bytes(&self, with_scales: bool) -> u64 {
         let scales = if with_scales { self.scale_set() } else { 0 };
-        (self.rows + self.columns) * ROW_BYTES + scales
+        let rows = if self.gathers { self.columns } else { self.rows + self.columns };
+        rows * ROW_BYTES + scales
     }
 
     /// The barrier that says that a stage is full.

@@ -1,0 +1,108 @@
+//! Which tile of which expert a CTA computes next.
+//!
+//! The rows of each expert are cut into blocks; how many there are is known only on the device.
+//! Tiles are counted by blocks of all experts in turn, the tiles of a block side by side.
+
+use super::ring::Parity;
+use super::schedule::Place;
+use super::tile::Tile;
+use crate::builder::{Builder, I32, Ptr};
+
+/// The experts' tiles, as a warp finds them.
+pub(super) struct ExpertTiles<'k, 't> {
+    pub(super) b: &'k Builder<'k>,
+    pub(super) tile: &'t Tile,
+    /// Where the plan of the routes begins: offsets of the experts' rows, then the rows.
+    pub(super) route: Ptr<'k>,
+    pub(super) experts: u64,
+    /// Tiles side by side.
+    pub(super) across: u64,
+}
+
+/// A tile of an expert.
+#[derive(Clone, Copy)]
+pub(super) struct ExpertTile<'k> {
+    /// First row among the routed rows of all experts, first column, and the expert.
+    pub(super) place: Place<'k>,
+    /// Where the expert's routed rows end.
+    pub(super) end: I32<'k>,
+}
+
+impl<'k> ExpertTiles<'k, '_> {
+    /// Runs `body` for each of this CTA's tiles. Whole warps come here.
+    pub(super) fn each(
+        &self,
+        parity: Parity<'k>,
+        body: impl FnOnce(ExpertTile<'k>, Parity<'k>) -> Parity<'k>,
+    ) {
+        let b = self.b;
+        let (zero, across) = (b.i32(0), b.i32(self.across));
+        let all = b.i32(self.experts.next_multiple_of(32));
+        let blocks = b.for_loop(zero, all, b.i32(32), zero, |from, before| {
+            before + self.blocks(from).through.shuffle_from(b.i32(31))
+        });
+        // Tiles come in ascending order, so that the search goes on from the last tile's place.
+        let start = (vec![zero, zero], parity);
+        let step = b.i32(self.tile.ctas);
+        b.for_loop(b.cta(0), blocks * across, step, start, |index, (at, parity)| {
+            let (tile, at) = self.find(index / across, (index % across) * self.columns(), at);
+            (at, body(tile, parity))
+        });
+    }
+
+    fn columns(&self) -> i32 {
+        self.tile.columns as i32
+    }
+
+    /// The blocks of 32 experts from `from` on: those of this lane's expert.
+    fn blocks(&self, from: I32<'k>) -> Blocks<'k> {
+        let b = self.b;
+        let n_experts = b.i32(self.experts);
+        let expert = from + b.lane();
+        let known = expert.min(n_experts - 1);
+        let offset = |i: u64| self.route.add_const(4 * i).index(known, 4).load_scalar::<i32>();
+        let (first, end) = (offset(0), offset(1));
+        let own = (end - first).div_ceil(self.tile.rows as i32);
+        let own = own.when(expert.lt(n_experts), b.i32(0));
+        Blocks { first, end, own, through: own.inclusive_sum() }
+    }
+
+    /// The tile in block `wanted`, which exists; `at` is a multiple of 32 experts up to that
+    /// block's expert, and the number of blocks before those: both are moved on.
+    fn find(
+        &self,
+        wanted: I32<'k>,
+        column: I32<'k>,
+        at: Vec<I32<'k>>,
+    ) -> (ExpertTile<'k>, Vec<I32<'k>>) {
+        let b = self.b;
+        let total = |from| self.blocks(from).through.shuffle_from(b.i32(31));
+        let (from, before) = (at[0], at[1]);
+        let state = vec![from, before, before + total(from)];
+        let state = b.while_loop(
+            state,
+            |s| s[2].le(wanted),
+            |s| vec![s[0] + 32, s[2], s[2] + total(s[0] + 32)],
+        );
+        let (from, before) = (state[0], state[1]);
+        let blocks = self.blocks(from);
+        let through = blocks.through + before;
+        let earlier = wanted - (through - blocks.own);
+        let lane = wanted.lt(through).ballot().lowest_one();
+        let row = (blocks.first + earlier * self.tile.rows as i32).shuffle_from(lane);
+        let end = blocks.end.shuffle_from(lane);
+        let place = Place { row, column, batch: from + lane };
+        (ExpertTile { place, end }, vec![from, before])
+    }
+}
+
+/// What a lane knows of the blocks of 32 experts.
+struct Blocks<'k> {
+    /// Where the rows of this lane's expert begin and end.
+    first: I32<'k>,
+    end: I32<'k>,
+    /// Its blocks.
+    own: I32<'k>,
+    /// Blocks up to and with its own.
+    through: I32<'k>,
+}

@@ -1,0 +1,96 @@
+//! Rows of `a` that lie anywhere, gathered into stages by the threads of the copying warpgroup:
+//! no copy of them in the order of the experts is needed.
+//!
+//! Eight threads copy the 128 bytes of a row, 16 bytes each, to where a tensor copy with the
+//! 128-byte swizzle would put them: chunk `c` of row `r` at `c ^ (r % 8)` (PTX ISA, "Swizzling
+//! Modes").
+
+use super::ring::{Ring, Step};
+use super::tile::{ROW_BYTES, WARPGROUP};
+use crate::builder::{Builder, I32, Ptr};
+use crate::kernels::product::RowIn;
+
+/// Bytes that a thread copies at once.
+const CHUNK: u64 = 16;
+/// Rows that the warpgroup copies at once.
+const AT_ONCE: u64 = WARPGROUP as u64 * CHUNK / ROW_BYTES;
+
+/// What one thread copies of a tile.
+pub(super) struct Gather<'k, 't, 'r> {
+    b: &'k Builder<'k>,
+    ring: &'r Ring<'k, 't>,
+    /// Bytes of a row.
+    row_bytes: u64,
+    /// The thread within its warpgroup.
+    thread: I32<'k>,
+    /// Where this thread's chunks come from.
+    from: Vec<Ptr<'k>>,
+    /// Where, from the start of a stage, the first of them goes.
+    to: I32<'k>,
+    /// The first scale of the row whose scales this thread copies.
+    scales: Option<Ptr<'k>>,
+}
+
+impl<'k, 't, 'r> Gather<'k, 't, 'r> {
+    /// For the rows that `row_at` says, each of `row_bytes` bytes.
+    pub(super) fn new(
+        b: &'k Builder<'k>,
+        ring: &'r Ring<'k, 't>,
+        row_bytes: u64,
+        row_at: &dyn Fn(I32<'k>) -> RowIn<'k>,
+    ) -> Self {
+        let thread = b.thread() % WARPGROUP as i32;
+        let (row, chunk) = (thread / 8, thread % 8);
+        let from = (0..ring.tile.rows / AT_ONCE)
+            .map(|i| row_at(row + b.i32(i * AT_ONCE)).data.index(chunk, CHUNK))
+            .collect();
+        let to = row * ROW_BYTES as i32 + (chunk ^ (row % 8)) * CHUNK as i32;
+        let scales = match ring.tile.scale_bytes {
+            0 => None,
+            _ => row_at(thread.min(b.i32(ring.tile.rows - 1))).scale,
+        };
+        Self { b, ring, row_bytes, thread, from, to, scales }
+    }
+
+    /// Copies the rows' part of one step, and arrives at its stage when that has ended.
+    pub(super) fn copy(&self, step: Step<'k>) {
+        let (b, ring, tile) = (self.b, self.ring, self.ring.tile);
+        let chunk = (self.thread % 8) * CHUNK as i32;
+        let bytes = self.rest(self.row_bytes, step.index * ROW_BYTES as i32 + chunk, ROW_BYTES);
+        let to = ring.at(tile.a(step.stage)) + self.to;
+        for (i, from) in (0..).zip(&self.from) {
+            let to = to + b.i32(i * AT_ONCE * ROW_BYTES);
+            b.copy_chunk(to, from.index(step.index, ROW_BYTES), bytes);
+        }
+        if let Some(scales) = self.scales.filter(|_| step.stage == 0) {
+            match tile.rows < u64::from(WARPGROUP) {
+                true => b.if_(self.thread.lt(b.i32(tile.rows)), || self.copy_scales(step, scales)),
+                false => self.copy_scales(step, scales),
+            }
+        }
+        b.arrive_after_copies(ring.at(tile.full(step.stage)));
+    }
+
+    /// Copies one row's scales of a round.
+    fn copy_scales(&self, step: Step<'k>, scales: Ptr<'k>) {
+        let (b, ring, tile) = (self.b, self.ring, self.ring.tile);
+        let of_row = tile.stages * tile.scale_bytes;
+        let set = ring.at(tile.scales(0)) + step.round * tile.scale_set() as i32;
+        let to = set + self.thread * of_row as i32;
+        let from = scales.index(step.index, tile.scale_bytes);
+        let all = ring.steps * tile.scale_bytes;
+        for at in (0..of_row).step_by(CHUNK as usize) {
+            let bytes = self.rest(all, step.index * tile.scale_bytes as i32 + at as i32, of_row);
+            b.copy_chunk(to + at as i32, from.add_const(at), bytes);
+        }
+    }
+
+    /// How many bytes of the chunk at `at` are before `end`; all where `period` divides `end`.
+    fn rest(&self, end: u64, at: I32<'k>, period: u64) -> I32<'k> {
+        let b = self.b;
+        match end.is_multiple_of(period) {
+            true => b.i32(CHUNK),
+            false => (b.i32(end) - at.min(b.i32(end))).min(b.i32(CHUNK)),
+        }
+    }
+}
