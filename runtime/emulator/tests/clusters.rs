@@ -212,3 +212,11 @@ fn multicast_addresses_and_dependent_launches_work_on_one_device() {
     );
     assert_eq!(out[0], 7);
 }
+
+#[test]
+fn a_cluster_knows_that_it_is_one() {
+    let body = "mov.pred %p1, %is_explicit_cluster; selp.u32 %r1, 7, 3, %p1;\n\
+                st.global.u32 [%y], %r1;";
+    assert_eq!(output(body, &cluster(2, 2, 1))[0], 7);
+    assert_eq!(output(body, &block(32))[0], 3);
+}

@@ -126,3 +126,32 @@ fn the_first_operand_of_a_pair_goes_up() {
     assert_eq!(one32("cvt.rn.relu.bf16x2.f32 %d, %a, %b;", one | 1 << 31, two, 0), 0x0000_4000);
     assert_eq!(one32("cvt.rna.tf32.f32 %d, %a;", 0x3f80_1000, 0, 0), 0x3f80_2000);
 }
+
+#[test]
+fn satfinite_and_relu_of_packed_halves() {
+    let pair = |op: &str, a: f32, b: f32| {
+        one32(&format!("cvt.{op}.f32 %d, %a, %b;"), a.to_bits(), b.to_bits(), 0)
+    };
+    assert_eq!(pair("rn.satfinite.f16x2", 1e6, -f32::INFINITY), 0x7bff_fbff);
+    assert_eq!(pair("rn.f16x2", 1e6, -f32::INFINITY), 0x7c00_fc00);
+    assert_eq!(pair("rn.satfinite.bf16x2", f32::MAX, -1.0), 0x7f7f_bf80);
+    assert_eq!(pair("rn.satfinite.relu.bf16x2", f32::INFINITY, -1.0), 0x7f7f_0000);
+    assert_eq!(pair("rn.satfinite.f16x2", f32::NAN, 1.0), 0x7fff_3c00);
+    // 1 + 2^-10 - 2^-20 is cut, not rounded.
+    assert_eq!(pair("rz.relu.f16x2", 1.0 + 0.0009765625 - 9.5e-7, -1.0), 0x3c00_0000);
+    assert_eq!(pair("rz.relu.bf16x2", -3.0, 1.0078), 0x0000_3f80);
+    let body = "cvt.rn.satfinite.relu.e5m2x2.f16x2 %h1, %a; cvt.u32.u16 %d, %h1;";
+    assert_eq!(one32(body, 0xbc00_3c00, 0, 0), 0x003c);
+    let body = "cvt.rn.satfinite.relu.e4m3x2.f16x2 %h1, %a; cvt.u32.u16 %d, %h1;";
+    assert_eq!(one32(body, 0x3c00_bc00, 0, 0), 0x3800);
+}
+
+#[test]
+fn tf32_drops_negative_values_with_relu() {
+    let tf32 = |op: &str, a: f32| one32(&format!("cvt.{op}.tf32.f32 %d, %a;"), a.to_bits(), 0, 0);
+    assert_eq!(tf32("rn.relu", -1.5), 0);
+    assert_eq!(tf32("rz.relu", -1.5), 0);
+    let above = f32::from_bits(0x3f80_1fff);
+    assert_eq!(tf32("rz.relu", above), 0x3f80_0000);
+    assert_eq!(tf32("rn.relu", above), 0x3f80_2000);
+}

@@ -164,3 +164,32 @@ fn halves_round_once() {
         0x3c00_0000
     );
 }
+
+#[test]
+fn packed_halves_are_compared_into_halves() {
+    // Lower halves 1 and 2, upper halves NaN and 2.
+    let (a, b) = (0x7e00_3c00, 0x4000_4000);
+    assert_eq!(one32("set.lt.f16x2.f16x2 %d, %a, %b;", a, b, 0), 0x3c00);
+    assert_eq!(one32("set.geu.f16x2.f16x2 %d, %a, %b;", a, b, 0), 0x3c00_0000);
+    assert_eq!(one32("set.ltu.u32.f16x2 %d, %a, %b;", a, b, 0), 0xffff_ffff);
+    assert_eq!(one32("set.lt.s32.f16x2 %d, %a, %b;", a, b, 0), 0x0000_ffff);
+    let (a, b) = (0xbf80_3f80, 0x4000_3f80);
+    assert_eq!(one32("set.eq.bf16x2.bf16x2 %d, %a, %b;", a, b, 0), 0x3f80);
+    assert_eq!(one32("set.lt.u32.bf16x2 %d, %a, %b;", a, b, 0), 0xffff_0000);
+    // With .ftz the smallest subnormal equals zero.
+    assert_eq!(one32("set.gt.f16x2.f16x2 %d, %a, %b;", 1, 0, 0), 0x3c00);
+    assert_eq!(one32("set.gt.ftz.f16x2.f16x2 %d, %a, %b;", 1, 0, 0), 0);
+    let body = "setp.ne.u32 %p1, %c, 0; setp.eq.and.bf16x2 %p1|%p2, %a, %b, %p1;\n\
+                selp.b32 %r1, 1, 0, %p1; selp.b32 %r2, 2, 0, %p2; or.b32 %d, %r1, %r2;";
+    assert_eq!(one32(body, 0x3f80_3f80, 0x3f80_3f80, 1), 3);
+    assert_eq!(one32(body, 0x3f80_3f80, 0x3f80_3f80, 0), 0);
+}
+
+#[test]
+fn fma_flushes_and_clamps_at_once() {
+    let body = "fma.rn.ftz.relu.f16x2 %d, %a, %b, %c;";
+    // Upper: 1 * 1 - 2; lower: a subnormal times 1 plus 0.
+    assert_eq!(one32(body, 0x3c00_0001, 0x3c00_3c00, 0xc000_0000), 0);
+    // Upper: NaN stays; lower: 2 * 2 + 1.
+    assert_eq!(one32(body, 0x7e00_4000, 0x3c00_4000, 0x3c00_3c00), 0x7fff_4500);
+}

@@ -190,3 +190,53 @@ fn selections_and_comparisons() {
     check32("slct.u32.s32 %d, %a, %b, %c;", |a, b, c| if c as i32 >= 0 { a } else { b });
     assert_eq!(one64("selp.b64 %d, %a, %b, 1;", 7, 9, 0), 7);
 }
+
+#[test]
+fn packed_integers_keep_their_halves_apart() {
+    fn halves(a: u32, b: u32, op: impl Fn(i16, i16) -> i16) -> u32 {
+        let half = |at: u32| u32::from(op((a >> at) as i16, (b >> at) as i16) as u16) << at;
+        half(0) | half(16)
+    }
+    check32("add.u16x2 %d, %a, %b;", |a, b, _| halves(a, b, i16::wrapping_add));
+    check32("add.s16x2 %d, %a, %b;", |a, b, _| halves(a, b, i16::wrapping_add));
+    check32("min.s16x2 %d, %a, %b;", |a, b, _| halves(a, b, i16::min));
+    check32("max.s16x2 %d, %a, %b;", |a, b, _| halves(a, b, i16::max));
+    let unsigned = |a: i16, b: i16| (a as u16).max(b as u16) as i16;
+    check32("max.u16x2 %d, %a, %b;", |a, b, _| halves(a, b, unsigned));
+    let unsigned = |a: i16, b: i16| (a as u16).min(b as u16) as i16;
+    check32("min.u16x2 %d, %a, %b;", |a, b, _| halves(a, b, unsigned));
+    check32("max.relu.s16x2 %d, %a, %b;", |a, b, _| halves(a, b, |a, b| a.max(b).max(0)));
+    check32("min.relu.s16x2 %d, %a, %b;", |a, b, _| halves(a, b, |a, b| a.min(b).max(0)));
+    check32("max.relu.s32 %d, %a, %b;", |a, b, _| (a as i32).max(b as i32).max(0) as u32);
+    check32("min.relu.s32 %d, %a, %b;", |a, b, _| (a as i32).min(b as i32).max(0) as u32);
+}
+
+#[test]
+fn lop3_tests_its_result_beside_a_predicate() {
+    for (combine, with) in [("and", "%p1"), ("or", "%p1"), ("and", "!%p1"), ("or", "!%p1")] {
+        let body = format!(
+            "setp.gt.s32 %p1, %c, 0; lop3.{combine}.b32 %r1|%p1, %a, %b, %c, 0x80, {with};\n\
+             selp.b32 %d, 0xffffffff, 0, %p1; lop3.{combine}.b32 _|%p2, %a, %b, %c, 0x80, 0;"
+        );
+        check32(&body, |a, b, c| {
+            let with = (c as i32 > 0) != with.starts_with('!');
+            let is_set = a & b & c != 0;
+            let result = if combine == "and" { is_set && with } else { is_set || with };
+            if result { u32::MAX } else { 0 }
+        });
+    }
+}
+
+#[test]
+fn fns_finds_the_nth_set_bit_from_a_place() {
+    let find = |mask, base, n: i32| one32("fns.b32 %d, %a, %b, %c;", mask, base, n as u32);
+    assert_eq!(find(0b1011_0100, 0, 1), 2);
+    assert_eq!(find(0b1011_0100, 2, 1), 2);
+    assert_eq!(find(0b1011_0100, 3, 2), 5);
+    assert_eq!(find(0b1011_0100, 7, -3), 4);
+    assert_eq!(find(0b1011_0100, 4, 0), 4);
+    assert_eq!(find(0b1011_0100, 3, 0), u32::MAX);
+    assert_eq!(find(0b1011_0100, 0, 5), u32::MAX);
+    assert_eq!(find(0b1011_0100, 1, -1), u32::MAX);
+    assert_eq!(find(u32::MAX, 31, -32), 0);
+}

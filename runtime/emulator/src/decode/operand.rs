@@ -33,6 +33,9 @@ impl<'a> Decoder<'a, '_> {
                     self.check_width(name, found, ty, words)?;
                     return Ok(reg);
                 }
+                if *name == "%is_explicit_cluster" && ty == Type::Pred {
+                    return self.is_explicit_cluster(words);
+                }
                 if let Some(reg) = self.special(name, None, ty, words)? {
                     return Ok(reg);
                 }
@@ -282,6 +285,16 @@ impl<'a> Decoder<'a, '_> {
         self.constant(Const::Special(special), words).map(Some)
     }
 
+    /// `%is_explicit_cluster` (PTX ISA 10.13). A cluster of one CTA counts as none given.
+    fn is_explicit_cluster(&mut self, words: &Words<'_>) -> Result<Reg, Error> {
+        let a = self.constant(Const::Special(Special::ClusterNctarank), words)?;
+        let b = self.constant(Const::Word(1), words)?;
+        let d = self.allot(Type::Pred, words)?;
+        let exec = crate::exec::shapes::compare(|a: u32, b: u32| a > b);
+        self.emit(Inst { d, a, b, imm: u64::from(NO_REG), ..Decoder::blank(exec) });
+        Ok(d)
+    }
+
     /// Puts registers into a list and gives its start.
     pub(crate) fn push_list(&mut self, regs: &[Reg]) -> Reg {
         let start = self.lists.len() as Reg;
@@ -343,8 +356,9 @@ fn special_named(name: &str, part: Option<&str>) -> Option<Special> {
         ("%lanemask_gt", None) => Special::LanemaskGt,
         ("%lanemask_ge", None) => Special::LanemaskGe,
         ("%dynamic_smem_size", None) => Special::DynamicShared,
-        ("%total_smem_size", None) => Special::TotalShared,
+        ("%total_smem_size" | "%aggr_smem_size", None) => Special::TotalShared,
         ("%reserved_smem_offset_begin", None) => Special::Zero,
+        ("%reserved_smem_offset_0" | "%reserved_smem_offset_1", None) => Special::Zero,
         ("%reserved_smem_offset_end" | "%reserved_smem_offset_cap", None) => {
             Special::ReservedShared
         }

@@ -36,8 +36,12 @@ pub(crate) fn decode<'a>(
     }
     let result = if wide { doubled(ty, words)? } else { ty };
     let sat = words.take("sat");
-    let exec = exec(instruction.opcode, ty, wide, part, sat)
-        .ok_or_else(|| words.unsupported(format!("no such operation on {ty:?}")))?;
+    let exec = if words.take("relu") {
+        relu_exec(instruction.opcode, ty)
+    } else {
+        exec(instruction.opcode, ty, wide, part, sat)
+    };
+    let exec = exec.ok_or_else(|| words.unsupported(format!("no such operation on {ty:?}")))?;
     let sources = match instruction.opcode {
         "abs" | "neg" => 1,
         "mad" | "mad24" | "sad" => 3,
@@ -111,9 +115,47 @@ fn exec(opcode: &str, ty: Type, wide: bool, part: Option<&str>, sat: bool) -> Op
             Type::S32 => exec32s(opcode),
             Type::U64 | Type::B64 => exec64u(opcode),
             Type::S64 => exec64s(opcode),
+            Type::U16x2 | Type::S16x2 => pair_exec(opcode, ty),
             _ => None,
         },
     }
+}
+
+/// One operation on each half of two words.
+#[inline(always)]
+fn halves(a: u32, b: u32, op: impl Fn(u16, u16) -> u16) -> u32 {
+    u32::from(op(a as u16, b as u16)) | u32::from(op((a >> 16) as u16, (b >> 16) as u16)) << 16
+}
+
+/// `add`, `min` and `max` of packed 16-bit integers (9.7.1.1, 9.7.1.12, 9.7.1.13).
+fn pair_exec(opcode: &str, ty: Type) -> Option<Exec> {
+    Some(match (opcode, ty) {
+        ("add", _) => shapes::binary(|a: u32, b: u32| halves(a, b, u16::wrapping_add)),
+        ("min", Type::U16x2) => shapes::binary(|a: u32, b: u32| halves(a, b, u16::min)),
+        ("max", Type::U16x2) => shapes::binary(|a: u32, b: u32| halves(a, b, u16::max)),
+        ("min", _) => {
+            shapes::binary(|a: u32, b: u32| halves(a, b, |a, b| (a as i16).min(b as i16) as u16))
+        }
+        ("max", _) => {
+            shapes::binary(|a: u32, b: u32| halves(a, b, |a, b| (a as i16).max(b as i16) as u16))
+        }
+        _ => return None,
+    })
+}
+
+/// `.relu` of integers: a negative result becomes 0 (9.7.1.12, 9.7.1.13).
+fn relu_exec(opcode: &str, ty: Type) -> Option<Exec> {
+    Some(match (opcode, ty) {
+        ("min", Type::S32) => shapes::binary(|a: i32, b: i32| a.min(b).max(0)),
+        ("max", Type::S32) => shapes::binary(|a: i32, b: i32| a.max(b).max(0)),
+        ("min", Type::S16x2) => shapes::binary(|a: u32, b: u32| {
+            halves(a, b, |a, b| (a as i16).min(b as i16).max(0) as u16)
+        }),
+        ("max", Type::S16x2) => shapes::binary(|a: u32, b: u32| {
+            halves(a, b, |a, b| (a as i16).max(b as i16).max(0) as u16)
+        }),
+        _ => return None,
+    })
 }
 
 /// Division by zero gives all ones (what the hardware's expansions give; the ISA leaves it open).

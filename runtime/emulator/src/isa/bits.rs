@@ -5,7 +5,7 @@ use crate::decode::operand::literal;
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
 use crate::exec::{Cx, shapes};
-use crate::program::{Exec, Flow, Inst};
+use crate::program::{Exec, Flow, Inst, NO_REG};
 use crate::ptx::ast::{Instruction, Operand};
 use crate::ptx::types::Type;
 
@@ -28,7 +28,11 @@ pub(crate) fn decode<'a>(
         "dp4a" | "dp2a" => decode_dot(cx, words, instruction),
         "bfe" | "bfi" => decode_field(cx, words, instruction),
         "szext" | "bmsk" => decode_clamped(cx, words, instruction),
-        "fns" => Err(words.unsupported("`fns` is not part of this machine")),
+        "fns" => {
+            let types = [Type::B32, Type::B32, Type::S32, Type::B32];
+            words.types().clear();
+            three(cx, words, instruction, types, shapes::ternary(nth_set))
+        }
         _ => decode_count(cx, words, instruction),
     }
 }
@@ -179,8 +183,8 @@ fn decode_lop3<'a>(
     words: &mut Words<'a>,
     instruction: &Instruction<'a>,
 ) -> Result<(), Error> {
-    if words.take_any(&["or", "and"]).is_some() {
-        return Err(words.unsupported("`lop3` with a predicate"));
+    if let Some(combine) = words.take_any(&["or", "and"]) {
+        return decode_lop3_test(cx, words, instruction, if combine == "and" { 1 } else { 2 });
     }
     let ty = words.ty()?;
     let [d, a, b, c, table] = operands(instruction, words)?;
@@ -189,6 +193,43 @@ fn decode_lop3<'a>(
     let d = cx.dst(d, ty, words)?;
     cx.emit(Inst { d, a, b, c, aux: table, ..Decoder::blank(lop3) });
     Ok(())
+}
+
+/// `lop3.and` and `lop3.or` (9.7.8.5): also whether the result is not 0, combined with a predicate.
+fn decode_lop3_test<'a>(
+    cx: &mut Decoder<'a, '_>,
+    words: &mut Words<'a>,
+    instruction: &Instruction<'a>,
+    combination: u32,
+) -> Result<(), Error> {
+    let ty = words.ty()?;
+    let [into, a, b, c, table, with] = operands(instruction, words)?;
+    let Operand::Pair(d, p) = into else {
+        return Err(words.wrong("the destination is `d|p`"));
+    };
+    let table = literal(table, Type::U32, words)? as u32;
+    let (a, b, c) = (cx.src(a, ty, words)?, cx.src(b, ty, words)?, cx.src(c, ty, words)?);
+    let (with, flip) = cx.pred_src(with, words)?;
+    let d = cx.dst(d, ty, words)?;
+    let p = cx.dst(p, Type::Pred, words)?;
+    cx.emit(Inst { d, a, b, c, aux: table, ..Decoder::blank(lop3) });
+    let test = shapes::compare(|a: u32, _: u32| a != 0);
+    let (aux, imm) = (combination | (flip & 4), u64::from(NO_REG));
+    cx.emit(Inst { d: p, a: d, b: d, c: with, aux, imm, ..Decoder::blank(test) });
+    Ok(())
+}
+
+/// `fns` (9.7.1.19): the place of the `|n|`-th set bit from `base` on, upwards or downwards; with
+/// `n` = 0 the bit at `base` itself. All ones if there is none.
+fn nth_set(mask: u32, base: u32, n: i32) -> u32 {
+    let is_set = |at: &u32| mask.checked_shr(*at).unwrap_or(0) & 1 != 0;
+    let skip = (n.unsigned_abs() as usize).saturating_sub(1);
+    let found = match n {
+        0 => Some(base).filter(is_set),
+        1.. => (base..32).filter(is_set).nth(skip),
+        _ => (0..=base.min(31)).rev().filter(is_set).nth(skip),
+    };
+    found.unwrap_or(u32::MAX)
 }
 
 unsafe fn lop3(cx: &mut Cx<'_>, inst: &Inst) -> Flow {

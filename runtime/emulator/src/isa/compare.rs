@@ -38,7 +38,11 @@ pub(crate) fn decode<'a>(
         _ => return Err(words.wrong("the types are wrong")),
     };
     if matches!(ty, Type::F16x2 | Type::BF16x2) {
-        return decode_packed(cx, words, instruction, relation, ty, combine.is_some());
+        let comparison = Comparison { relation, ty, ftz, combine };
+        return match result {
+            None => decode_packed(cx, words, instruction, &comparison),
+            Some(result) => decode_packed_set(cx, words, instruction, &comparison, result),
+        };
     }
     let exec = compare_exec(relation, ty, ftz)
         .ok_or_else(|| words.unsupported(format!("no such comparison of {ty:?}")))?;
@@ -52,11 +56,7 @@ pub(crate) fn decode<'a>(
     if let Some(combine) = combine {
         let (c, flip) = cx.pred_src(&list[3], words)?;
         inst.c = c;
-        inst.aux = match combine {
-            "and" => 1,
-            "or" => 2,
-            _ => 3,
-        } | (flip & 4);
+        inst.aux = combination(combine) | (flip & 4);
     }
     let Some(result) = result else {
         let (first, second) = cx.pred_pair(&list[0], words)?;
@@ -144,37 +144,119 @@ fn compare_exec(relation: &str, ty: Type, ftz: bool) -> Option<Exec> {
         Type::F32 if ftz => floats!(relation, f32, |x| flush(x)),
         Type::F32 => floats!(relation, f32, |x| x),
         Type::F64 => floats!(relation, f64, |x| x),
+        Type::F16 if ftz => floats!(relation, f16, |x| flush16(x)),
         Type::F16 => floats!(relation, f16, |x| x),
         Type::BF16 => floats!(relation, bf16, |x| x),
         _ => None,
     }
 }
 
-/// Comparisons of packed halves: two predicates, one per half (9.7.6.2). The halves are taken
-/// apart first, so that the single comparisons serve.
+/// `.ftz` of float16: a subnormal becomes a zero.
+#[inline(always)]
+fn flush16(value: f16) -> f16 {
+    if value.to_bits() & 0x7c00 == 0 { f16::ZERO } else { value }
+}
+
+/// What the words of a comparison of packed halves say.
+struct Comparison<'w> {
+    relation: &'w str,
+    ty: Type,
+    ftz: bool,
+    combine: Option<&'w str>,
+}
+
+/// Comparisons of packed halves: two predicates, one per half (9.7.7.2).
 fn decode_packed<'a>(
     cx: &mut Decoder<'a, '_>,
     words: &mut Words<'a>,
     instruction: &Instruction<'a>,
-    relation: &str,
-    ty: Type,
-    combined: bool,
+    comparison: &Comparison<'_>,
 ) -> Result<(), Error> {
-    if combined || instruction.opcode != "setp" {
-        return Err(words.unsupported("packed halves only with `setp` of two operands"));
-    }
-    let [d, a, b] = operands(instruction, words)?;
-    let (low, high) = cx.pred_pair(d, words)?;
+    let [d, rest @ ..] = instruction.operands.as_slice() else {
+        return Err(words.wrong("the destination is missing"));
+    };
+    let into = cx.pred_pair(d, words)?;
+    compare_halves(cx, words, rest, comparison, into)
+}
+
+/// `set` of packed halves (9.7.7.1): 1.0 or all ones in the halves for which the relation holds.
+fn decode_packed_set<'a>(
+    cx: &mut Decoder<'a, '_>,
+    words: &mut Words<'a>,
+    instruction: &Instruction<'a>,
+    comparison: &Comparison<'_>,
+    result: Type,
+) -> Result<(), Error> {
+    let truth = match result {
+        Type::F16x2 => 0x3c00,
+        Type::BF16x2 => 0x3f80,
+        Type::U32 | Type::S32 => 0xffff,
+        _ => return Err(words.unsupported(format!("no such comparison into {result:?}"))),
+    };
+    let [d, rest @ ..] = instruction.operands.as_slice() else {
+        return Err(words.wrong("the destination is missing"));
+    };
+    let (low, high) = (cx.allot(Type::Pred, words)?, cx.allot(Type::Pred, words)?);
+    compare_halves(cx, words, rest, comparison, (low, high))?;
+    let (first, second) = (cx.allot(Type::B32, words)?, cx.allot(Type::B32, words)?);
+    cx.emit(Inst { d: first, a: low, aux: truth, ..Decoder::blank(spread) });
+    cx.emit(Inst { d: second, a: high, aux: truth << 16, ..Decoder::blank(spread) });
+    let d = cx.dst(d, result, words)?;
+    let join = shapes::binary(|a: u32, b: u32| a | b);
+    cx.emit(Inst { d, a: first, b: second, ..Decoder::blank(join) });
+    Ok(())
+}
+
+/// Compares the lower halves into one predicate and the upper ones into another. The halves are
+/// taken apart first, so that the single comparisons serve.
+fn compare_halves<'a>(
+    cx: &mut Decoder<'a, '_>,
+    words: &Words<'a>,
+    sources: &[Operand<'a>],
+    comparison: &Comparison<'_>,
+    (low, high): (Reg, Reg),
+) -> Result<(), Error> {
+    let Comparison { relation, ty, ftz, combine } = *comparison;
+    let (a, b, with) = match (sources, combine) {
+        ([a, b], None) => (a, b, None),
+        ([a, b, c], Some(combine)) => (a, b, Some((c, combine))),
+        _ => return Err(words.wrong(format!("{} operands do not fit", sources.len() + 1))),
+    };
     let single = if ty == Type::F16x2 { Type::F16 } else { Type::BF16 };
-    let exec = compare_exec(relation, single, false)
+    let exec = compare_exec(relation, single, ftz)
         .ok_or_else(|| words.unsupported("no such comparison"))?;
     let (a, b) = (cx.src(a, ty, words)?, cx.src(b, ty, words)?);
     let (upper_a, upper_b) = (upper_half(cx, a, words)?, upper_half(cx, b, words)?);
-    // Both comparisons read before either writes: predicates are no operands of theirs.
+    let (mut c, mut aux) = (NO_REG, 0);
+    if let Some((operand, combine)) = with {
+        let (source, flip) = cx.pred_src(operand, words)?;
+        // A copy: the first result may be the same predicate.
+        c = cx.allot(Type::Pred, words)?;
+        cx.emit(Inst { d: c, a: source, ..Decoder::blank(copy_predicate) });
+        aux = combination(combine) | (flip & 4);
+    }
     for (d, a, b) in [(low, a, b), (high, upper_a, upper_b)] {
-        cx.emit(Inst { d, a, b, imm: u64::from(NO_REG), ..Decoder::blank(exec) });
+        cx.emit(Inst { d, a, b, c, aux, imm: u64::from(NO_REG), ..Decoder::blank(exec) });
     }
     Ok(())
+}
+
+/// The number of a combination in `aux`, as [`shapes::finish_compare`] reads it.
+fn combination(word: &str) -> u32 {
+    match word {
+        "and" => 1,
+        "or" => 2,
+        _ => 3,
+    }
+}
+
+unsafe fn copy_predicate(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
+    // SAFETY: operands of this frame.
+    unsafe {
+        let bits = *cx.pred(inst.a);
+        cx.set_pred(inst.d, bits);
+    }
+    Flow::Next
 }
 
 fn upper_half(cx: &mut Decoder<'_, '_>, a: Reg, words: &Words<'_>) -> Result<Reg, Error> {

@@ -43,7 +43,9 @@ pub(crate) fn decode<'a>(
         "exit" => cx.emit_going(Decoder::blank(exit), Goes::Out),
         // 9.7.19
         "trap" | "brkpt" => cx.emit_going(Decoder::blank(trap), Goes::Out),
-        "pmevent" => words.types().clear(),
+        "pmevent" => {
+            words.take("mask");
+        }
         // 9.7.13.13: one grid runs at a time here, so that the prior one is always complete.
         _ => {
             words.take_any(&["launch_dependents", "wait"]);

@@ -323,6 +323,26 @@ fn decode_packed<'a>(
     let zero = round == Some(Round::Zero);
     let fits = |exec| if satfinite { None } else { Some(exec) };
     let exec = match (to, from, zero, relu) {
+        (BF16x2, F32, ..) if satfinite => finite_pair::<0x7f7f>(zero, relu),
+        (F16x2, F32, ..) if satfinite => finite_pair::<0x7bff>(zero, relu),
+        (BF16x2, F32, true, true) => fits(shapes::binary(|a: f32, b: f32| {
+            let [a, b] = [a, b].map(|x| bf16_bits_rounded(relu32(x), Round::Zero));
+            a << 16 | b
+        })),
+        (F16x2, F32, true, true) => fits(shapes::binary(|a: f32, b: f32| {
+            let [a, b] = [a, b].map(|x| f16_bits(relu32(x), Round::Zero));
+            a << 16 | b
+        })),
+        (E4M3x2, F16x2, false, true) => {
+            Some(shapes::unary(|a: u32| halves(a, |x| e4m3_bits(relu32(x))) as u16))
+        }
+        (E5M2x2, F16x2, false, true) => {
+            Some(shapes::unary(|a: u32| halves(a, |x| e5m2_bits(relu32(x))) as u16))
+        }
+        (TF32, F32, true, true) => Some(shapes::unary(|a: f32| tf32_zero(relu32(a)))),
+        (TF32, F32, false, true) if round == Some(Round::Nearest) => {
+            Some(shapes::unary(|a: f32| tf32_even(relu32(a))))
+        }
         (BF16x2, F32, false, false) => {
             fits(shapes::binary(|a: f32, b: f32| bf16_bits(a) << 16 | bf16_bits(b)))
         }
@@ -367,9 +387,7 @@ fn decode_packed<'a>(
         }),
         (TF32, F32, _, false) => Some(match round {
             Some(Round::Away) => shapes::unary(|a: f32| tf32_away(a)),
-            Some(Round::Zero) => shapes::unary(|a: f32| {
-                f32::from_bits(canon(a).to_bits() & if a.is_nan() { u32::MAX } else { !0x1fff })
-            }),
+            Some(Round::Zero) => shapes::unary(tf32_zero),
             _ => shapes::unary(|a: f32| tf32_even(a)),
         }),
         _ => None,
@@ -402,6 +420,39 @@ fn halves(a: u32, narrow: impl Fn(f32) -> u32) -> u32 {
 fn widen(a: u16, value: impl Fn(u8) -> f32) -> u32 {
     let half = |byte: u8| f16_bits(value(byte), Round::Nearest);
     half((a >> 8) as u8) << 16 | half(a as u8)
+}
+
+/// `.satfinite` of packed halves whose largest value is `MOST`: what would be infinite becomes it.
+fn finite_pair<const MOST: u32>(zero: bool, relu: bool) -> Option<Exec> {
+    #[inline(always)]
+    fn one<const MOST: u32>(value: f32, mode: Round) -> u32 {
+        let bits = match MOST {
+            0x7f7f => bf16_bits_rounded(value, mode),
+            _ => f16_bits(value, mode),
+        };
+        if !value.is_nan() && bits & 0x7fff > MOST { bits & 0x8000 | MOST } else { bits }
+    }
+    #[inline(always)]
+    fn pair<const MOST: u32>(a: f32, b: f32, mode: Round) -> u32 {
+        one::<MOST>(a, mode) << 16 | one::<MOST>(b, mode)
+    }
+    const NEAREST: Round = Round::Nearest;
+    Some(match (zero, relu) {
+        (false, false) => shapes::binary(|a: f32, b: f32| pair::<MOST>(a, b, NEAREST)),
+        (false, true) => {
+            shapes::binary(|a: f32, b: f32| pair::<MOST>(relu32(a), relu32(b), NEAREST))
+        }
+        (true, false) => shapes::binary(|a: f32, b: f32| pair::<MOST>(a, b, Round::Zero)),
+        (true, true) => {
+            shapes::binary(|a: f32, b: f32| pair::<MOST>(relu32(a), relu32(b), Round::Zero))
+        }
+    })
+}
+
+/// To 10 bits of mantissa, towards zero.
+fn tf32_zero(value: f32) -> f32 {
+    let value = canon(value);
+    if value.is_nan() { value } else { f32::from_bits(value.to_bits() & !0x1fff) }
 }
 
 /// To 10 bits of mantissa, ties away from zero.

@@ -213,7 +213,14 @@ fn half_ftz(op: &str, packed: bool, sat: bool, relu: bool, nan: bool) -> Option<
         };
     }
     if relu {
-        return None;
+        // Only `fma` has both (9.7.4.5).
+        return (op == "fma" && !sat).then(|| {
+            of_pairs!(ternary, packed, |a, b, c| flush16(fma_relu::<Half>(
+                flush16(a),
+                flush16(b),
+                flush16(c)
+            )))
+        });
     }
     Some(match (op, sat, nan) {
         ("add", false, _) => {
