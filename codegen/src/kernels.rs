@@ -25,6 +25,7 @@ mod rms_norm;
 mod rms_norm_quantize;
 mod rotary;
 mod route_plan;
+mod router;
 mod rows;
 mod tiles;
 mod top_k;
@@ -98,6 +99,10 @@ pub(crate) fn design(
         }
         KernelSpec::TopK { scores, chosen, groups } => {
             top_k::design(scores, chosen, *groups, step)?
+        }
+        KernelSpec::Router { logits, bias, chosen, weight, scoring, groups, normalize, scale } => {
+            let results = router::Results { chosen, weight, normalize: *normalize, scale: *scale };
+            router::design(logits, bias.as_ref(), *scoring, *groups, results, step)?
         }
         KernelSpec::GroupedGemm { a, w, c, top_k } => {
             grouped_gemm::design(Factors::plain(a, w), c, *top_k, step, target)

@@ -274,6 +274,28 @@ pub enum KernelSpec {
         /// Group limit.
         groups: Option<Groups>,
     },
+    /// A router (DeepSeek-V3 2.1.2) from its logits: scores `s = scoring(logits)` in float32,
+    /// `chosen = ` the best `k` by `s (+ bias)` as of [`KernelSpec::TopK`], and `weight[t, j] =
+    /// scale * s[t, chosen[t, j]]`, over the sum of the chosen scores where normalised. Operands:
+    /// logits, \[bias\], chosen, weight.
+    Router {
+        /// `[T, E]`
+        logits: View,
+        /// `[E]`: takes part in the choice only, where given.
+        bias: Option<View>,
+        /// `[T, k]` i32
+        chosen: View,
+        /// `[T, k]`
+        weight: View,
+        /// From logits to scores.
+        scoring: Scoring,
+        /// Group limit of the choice.
+        groups: Option<Groups>,
+        /// Whether the chosen scores of a token are divided by their sum.
+        normalize: bool,
+        /// Factor on the weights.
+        scale: Real,
+    },
     /// `out[t, j] = x[t, chosen[t, j]]`. Operands: x, chosen, out.
     Pick {
         /// `[T, E]`
@@ -283,6 +305,16 @@ pub enum KernelSpec {
         /// `[T, k]`
         out: View,
     },
+}
+
+/// How a router's logits become scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scoring {
+    /// Of each expert alone (DeepSeek-V3 2.1.2).
+    Sigmoid,
+    /// Over all experts (DeepSeek-V2 2.2.1).
+    Softmax,
 }
 
 /// One step of a [`KernelSpec::Pointwise`] function; indices refer to earlier steps.
@@ -364,6 +396,7 @@ impl KernelSpec {
             Self::Scatter { .. } => "scatter",
             Self::Attention { .. } => "attention",
             Self::TopK { .. } => "top_k",
+            Self::Router { .. } => "router",
             Self::Pick { .. } => "pick",
         }
     }

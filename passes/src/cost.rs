@@ -168,6 +168,13 @@ impl CostModel {
                 let compared = self.elements(ty(0)) * *k as f64;
                 Work { scalar: SPECIAL_FLOPS * compared, ..streamed(0.0) }
             }
+            // Experts and weights are both written.
+            Kernel::Router(r) => {
+                let compared = self.elements(ty(0)) * r.k as f64;
+                let weights = self.elements(out) * DType::F32.bytes() as f64;
+                let scalar = SPECIAL_FLOPS * compared;
+                Work { bytes: bytes + weights, scalar, ..streamed(0.0) }
+            }
             Kernel::Combine => streamed(2.0 * self.size(&ty(0).shape[1])),
             Kernel::RoutePlan { .. }
             | Kernel::RmsNorm { .. }

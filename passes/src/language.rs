@@ -13,7 +13,7 @@ pub(crate) use shape::{default_dtype, leads_with_past, node_type, rows};
 
 use egg::{Id, Language};
 use moec_ir::graph::{Groups, ReduceFn, Rotary};
-use moec_ir::kernel::Scalar;
+use moec_ir::kernel::{Scalar, Scoring};
 use moec_ir::{DType, Op, Real, ScaleFormat};
 
 /// The e-graph of one function.
@@ -158,6 +158,8 @@ pub(crate) enum Kernel {
         /// Group limit.
         groups: Option<Groups>,
     },
+    /// `(logits, [bias])`: two results, the experts chosen and their weights.
+    Router(Router),
     /// `(x, chosen)`
     Pick,
     /// `(pieces..)`: pieces that could not be written side by side by their producers are copied.
@@ -165,6 +167,21 @@ pub(crate) enum Kernel {
         /// Axis along which sizes add up.
         axis: usize,
     },
+}
+
+/// What a router does with its logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Router {
+    /// From logits to scores.
+    pub(crate) scoring: Scoring,
+    /// Experts chosen per token.
+    pub(crate) k: u64,
+    /// Group limit of the choice.
+    pub(crate) groups: Option<Groups>,
+    /// Whether weights are divided by their sum.
+    pub(crate) normalize: bool,
+    /// Factor on the weights.
+    pub(crate) scale: Real,
 }
 
 impl Node {

@@ -11,6 +11,7 @@ mod fusion;
 mod layout;
 mod lowering;
 mod pointwise;
+mod routing;
 mod scaled;
 mod sharing;
 #[cfg(test)]

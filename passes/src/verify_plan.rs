@@ -123,6 +123,10 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
             rows.chain([step(), step(), step(), write(out)]).collect()
         }
         KernelSpec::TopK { scores, chosen, .. } => vec![read(scores), write(chosen)],
+        KernelSpec::Router { logits, bias, chosen, weight, .. } => {
+            let reads = [logits].into_iter().chain(bias).map(read);
+            reads.chain([write(chosen), write(weight)]).collect()
+        }
         KernelSpec::Pick { x, chosen, out } => vec![read(x), read(chosen), write(out)],
     }
 }

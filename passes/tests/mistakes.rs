@@ -29,7 +29,9 @@ fn a_rule_that_does_not_exist_is_refused_with_the_nearest() {
 
 #[test]
 fn an_operation_that_no_kernel_computes_is_named() {
-    let found = mistakes(&model("Tiny", &TINY), &without("choice-is-a-kernel"));
+    let rules = ["choice-is-a-kernel", "router-in-one-kernel"].map(String::from);
+    let options = Options { without: rules.into(), ..Default::default() };
+    let found = mistakes(&model("Tiny", &TINY), &options);
     assert_eq!((found.len(), found[0].code), (1, "E0802"));
     assert_eq!(found[0].message, "no kernel computes the `top_k` of `chosen` in `sparse`");
 }

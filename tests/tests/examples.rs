@@ -54,6 +54,20 @@ fn ptx_is_as_it_was() {
 }
 
 #[test]
+fn every_router_is_one_kernel() {
+    for example in EXAMPLES {
+        for phase in Phase::ALL {
+            let plan = plan(&graph(&source(example)), phase);
+            let count = |families: &[&str]| {
+                plan.kernels.iter().filter(|k| families.contains(&k.spec.family())).count()
+            };
+            assert_eq!(count(&["router"]), 1, "{example}, {phase}");
+            assert_eq!(count(&["top_k", "pick", "softmax", "reduce"]), 0, "{example}, {phase}");
+        }
+    }
+}
+
+#[test]
 fn decode_absorbs_what_prefill_expands() {
     let attention = |plan: &Plan| {
         let spec = plan.kernels.iter().find_map(|k| match &k.spec {

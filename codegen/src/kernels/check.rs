@@ -141,6 +141,10 @@ fn views(spec: &KernelSpec) -> Vec<(&View, usize)> {
             q.iter().chain(k).chain([v, out]).map(|v| (v, 3)).collect()
         }
         KernelSpec::TopK { scores, chosen, .. } => vec![(scores, 2), (chosen, 2)],
+        KernelSpec::Router { logits, bias, chosen, weight, .. } => {
+            let rows = [logits, chosen, weight].map(|v| (v, 2));
+            rows.into_iter().chain(bias.iter().map(|v| (v, 1))).collect()
+        }
         KernelSpec::Pick { x, chosen, out } => vec![(x, 2), (chosen, 2), (out, 2)],
     }
 }

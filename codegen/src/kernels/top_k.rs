@@ -32,21 +32,7 @@ pub(super) fn design(
         [_, n] => n.constant().unwrap_or(0),
         _ => 0,
     });
-    let of = groups.map_or(1, |g| g.count);
-    let candidates = match groups {
-        None => n_experts,
-        Some(g) if g.count > 0 && n_experts.is_multiple_of(g.count) => {
-            n_experts / g.count * g.keep.min(g.count)
-        }
-        Some(_) => 0,
-    };
-    if k == 0 || k > candidates {
-        return Err(Diagnostic::error(
-            "E0902",
-            format!("a top_k kernel chooses {k} of {n_experts} experts in {of} groups"),
-        )
-        .help("choose at least one, and at most as many as the kept groups have"));
-    }
+    check_choice("top_k", n_experts, k, groups)?;
     let warps = u32::try_from(scores.shape[0].eval(&step.sizes).clamp(1, 4)).unwrap_or(1);
     Ok(Box::new(TopK {
         scores: scores.clone(),
@@ -58,9 +44,34 @@ pub(super) fn design(
     }))
 }
 
+/// Refuses a choice of none, or of more than there are to choose from.
+pub(super) fn check_choice(
+    family: &str,
+    n_experts: u64,
+    k: u64,
+    groups: Option<Groups>,
+) -> Result<(), Diagnostic> {
+    let of = groups.map_or(1, |g| g.count);
+    let candidates = match groups {
+        None => n_experts,
+        Some(g) if g.count > 0 && n_experts.is_multiple_of(g.count) => {
+            n_experts / g.count * g.keep.min(g.count)
+        }
+        Some(_) => 0,
+    };
+    if k == 0 || k > candidates {
+        return Err(Diagnostic::error(
+            "E0902",
+            format!("a {family} kernel chooses {k} of {n_experts} experts in {of} groups"),
+        )
+        .help("choose at least one, and at most as many as the kept groups have"));
+    }
+    Ok(())
+}
+
 /// An integer that orders (unsigned) as the number does: zeros alike, NaN above all; never 0,
 /// which stands for what cannot be chosen.
-fn order_key<'k>(b: &'k Builder<'k>, x: F32<'k>) -> I32<'k> {
+pub(super) fn order_key<'k>(b: &'k Builder<'k>, x: F32<'k>) -> I32<'k> {
     let bits: I32<'k> = (x + 0.0).bits();
     let flipped = bits ^ (bits.shift_signed(31) | i32::MIN);
     b.i32(-1).when(x.is_nan(), flipped)
@@ -111,15 +122,14 @@ impl Design for TopK {
             let scores = Tensor::operand(b, 0, &self.scores).read_only();
             let mut keys = self.keys(b, &scores, row);
             if let Some(groups) = self.groups {
-                keys = self.keep_best_groups(b, &scores, row, groups, keys);
+                let size = self.n_experts / groups.count;
+                let width = vector_width(&self.scores).min(1 << size.trailing_zeros());
+                keys = keep_best_groups(b, self.n_experts, groups, keys, width, |at| {
+                    scores.at(&[row, at]).load(scores.dtype(), width)
+                });
             }
-            // Lane `j % 32` remembers what round `j` chose.
             let lane = b.lane();
-            let none = vec![b.i32(0); self.k.div_ceil(32) as usize];
-            let chosen = take_best(b, keys, self.k, none, |round, place, chosen| {
-                let here = |i: usize| round.eq(lane + b.i32(32 * i as u64));
-                chosen.iter().enumerate().map(|(i, &c)| place.when(here(i), c)).collect()
-            });
+            let chosen = choose(b, keys, self.k);
             let out = Tensor::operand(b, 1, &self.chosen);
             for (i, place) in chosen.into_iter().enumerate() {
                 let j = lane + b.i32(32 * i as u64);
@@ -144,70 +154,76 @@ impl TopK {
         };
         (0..per_lane / width).flat_map(vector).collect()
     }
+}
 
-    /// The keys, with 0 for elements outside of the best groups. A lane scores whole groups.
-    fn keep_best_groups<'k>(
-        &self,
-        b: &'k Builder<'k>,
-        scores: &Tensor<'k>,
-        row: I32<'k>,
-        groups: Groups,
-        keys: Vec<I32<'k>>,
-    ) -> Vec<I32<'k>> {
-        let size = self.n_experts / groups.count;
-        let per_lane = groups.count.div_ceil(32);
-        let of_group = (0..per_lane).map(|i| {
-            let group = b.lane() * b.i32(per_lane) + b.i32(i);
-            let inside = group.lt(b.i32(groups.count));
-            let first = group.when(inside, b.i32(0)) * b.i32(size);
-            let score = self.group_score(b, scores, row, first, size, groups.by);
-            order_key(b, score).when(inside, b.i32(0))
-        });
-        let words = groups.count.div_ceil(32);
-        let none = vec![b.i32(0); words as usize];
-        let kept = take_best(b, of_group.collect(), groups.keep, none, |_, group, kept| {
-            let bit = b.i32(1) << (group & 31);
-            let word = group >> 5;
-            let here = |i: usize| bit.when(word.eq(b.i32(i as u64)), b.i32(0));
-            kept.iter().enumerate().map(|(i, &w)| w | here(i)).collect()
-        });
-        let first = b.lane() * b.i32(keys.len() as u64);
-        let mask = |i: usize| {
-            let group = (first + b.i32(i as u64)) / b.i32(size);
-            let word = (1..kept.len())
-                .fold(kept[0], |found, w| kept[w].when((group >> 5).eq(b.i32(w as u64)), found));
-            ((word >> (group & 31)) & 1).ne(b.i32(0))
-        };
-        // A lane's elements often lie in one group.
-        let together = size.is_multiple_of(keys.len() as u64).then(|| mask(0));
-        let keep =
-            |(i, key): (usize, I32<'k>)| key.when(together.unwrap_or_else(|| mask(i)), b.i32(0));
-        keys.into_iter().enumerate().map(keep).collect()
-    }
+/// The `k` elements of the greatest keys: lane `j % 32` holds the `j`-th in word `j / 32`.
+pub(super) fn choose<'k>(b: &'k Builder<'k>, keys: Vec<I32<'k>>, k: u64) -> Vec<I32<'k>> {
+    let lane = b.lane();
+    let none = vec![b.i32(0); k.div_ceil(32) as usize];
+    take_best(b, keys, k, none, |round, place, chosen| {
+        let here = |i: usize| round.eq(lane + b.i32(32 * i as u64));
+        chosen.iter().enumerate().map(|(i, &c)| place.when(here(i), c)).collect()
+    })
+}
 
-    /// The score of the group that begins at element `first`.
-    fn group_score<'k>(
-        &self,
-        b: &'k Builder<'k>,
-        scores: &Tensor<'k>,
-        row: I32<'k>,
-        first: I32<'k>,
-        size: u64,
-        by: GroupScore,
-    ) -> F32<'k> {
-        let width = vector_width(&self.scores).min(1 << size.trailing_zeros());
-        let count = match by {
-            GroupScore::Max => 1,
-            GroupScore::SumOfTop(n) => n.clamp(1, size),
-        };
-        let none = vec![b.f32(f32::NEG_INFINITY); count as usize];
-        let last = first + b.i32(size);
-        let best = b.for_loop(first, last, b.i32(width), none, |at, best| {
-            let values = scores.at(&[row, at]).load(scores.dtype(), width);
-            values.into_iter().fold(best, |best, x| insert(best, x))
-        });
-        best.into_iter().reduce(|sum, x| sum + x).unwrap_or(b.f32(0.0))
-    }
+/// The keys, with 0 for elements outside of the best groups. A lane scores whole groups, whose
+/// elements `load` reads `width` at a time.
+pub(super) fn keep_best_groups<'k>(
+    b: &'k Builder<'k>,
+    n_experts: u64,
+    groups: Groups,
+    keys: Vec<I32<'k>>,
+    width: u64,
+    load: impl Fn(I32<'k>) -> Vec<F32<'k>>,
+) -> Vec<I32<'k>> {
+    let size = n_experts / groups.count;
+    let per_lane = groups.count.div_ceil(32);
+    let of_group = (0..per_lane).map(|i| {
+        let group = b.lane() * b.i32(per_lane) + b.i32(i);
+        let inside = group.lt(b.i32(groups.count));
+        let first = group.when(inside, b.i32(0)) * b.i32(size);
+        let score = group_score(b, [first, first + b.i32(size)], size, groups.by, width, &load);
+        order_key(b, score).when(inside, b.i32(0))
+    });
+    let words = groups.count.div_ceil(32);
+    let none = vec![b.i32(0); words as usize];
+    let kept = take_best(b, of_group.collect(), groups.keep, none, |_, group, kept| {
+        let bit = b.i32(1) << (group & 31);
+        let word = group >> 5;
+        let here = |i: usize| bit.when(word.eq(b.i32(i as u64)), b.i32(0));
+        kept.iter().enumerate().map(|(i, &w)| w | here(i)).collect()
+    });
+    let first = b.lane() * b.i32(keys.len() as u64);
+    let mask = |i: usize| {
+        let group = (first + b.i32(i as u64)) / b.i32(size);
+        let word = (1..kept.len())
+            .fold(kept[0], |found, w| kept[w].when((group >> 5).eq(b.i32(w as u64)), found));
+        ((word >> (group & 31)) & 1).ne(b.i32(0))
+    };
+    // A lane's elements often lie in one group.
+    let together = size.is_multiple_of(keys.len() as u64).then(|| mask(0));
+    let keep = |(i, key): (usize, I32<'k>)| key.when(together.unwrap_or_else(|| mask(i)), b.i32(0));
+    keys.into_iter().enumerate().map(keep).collect()
+}
+
+/// The score of the group that spans these elements.
+fn group_score<'k>(
+    b: &'k Builder<'k>,
+    [first, last]: [I32<'k>; 2],
+    size: u64,
+    by: GroupScore,
+    width: u64,
+    load: impl Fn(I32<'k>) -> Vec<F32<'k>>,
+) -> F32<'k> {
+    let count = match by {
+        GroupScore::Max => 1,
+        GroupScore::SumOfTop(n) => n.clamp(1, size),
+    };
+    let none = vec![b.f32(f32::NEG_INFINITY); count as usize];
+    let best = b.for_loop(first, last, b.i32(width), none, |at, best| {
+        load(at).into_iter().fold(best, |best, x| insert(best, x))
+    });
+    best.into_iter().reduce(|sum, x| sum + x).unwrap_or(b.f32(0.0))
 }
 
 /// The greatest of `best` (in falling order) and `x`, one of them dropped; NaN stays.

@@ -5,7 +5,7 @@ mod routing;
 mod scaled;
 
 pub(crate) use attention::attentions;
-pub(crate) use routing::{route_plans, top_ks};
+pub(crate) use routing::{route_plans, routers, top_ks};
 pub(crate) use scaled::{
     norm_quantizations, pointwise_quantizations, quantizations, scaled_experts, scaled_gemms,
 };
@@ -354,6 +354,7 @@ pub(crate) fn all() -> Vec<Case> {
         movements,
         attentions,
         top_ks,
+        routers,
         route_plans,
         quantizations,
         norm_quantizations,

@@ -4,7 +4,7 @@ use super::machine::{Array, Random, run};
 use crate::cases::{self, Case};
 use moec_ir::Sizes;
 use moec_ir::graph::{GroupScore, Groups};
-use moec_ir::kernel::{KernelSpec, View};
+use moec_ir::kernel::{KernelSpec, Scoring, View};
 
 fn sizes(tokens: u64) -> Sizes {
     Sizes { tokens, past: tokens, sequences: 1 }
@@ -130,6 +130,67 @@ fn routes_are_sorted_by_expert_and_stable() {
                 case.name, report.warp_instructions
             );
             route.check(case.name, 0.0, |index| (want[index[0] as usize] as f64, 0.0));
+        }
+    }
+}
+
+/// Scores of a row in float64.
+fn scores(scoring: Scoring, logits: &[f64]) -> Vec<f64> {
+    match scoring {
+        Scoring::Sigmoid => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
+        Scoring::Softmax => {
+            let sum: f64 = logits.iter().map(|x| x.exp()).sum();
+            logits.iter().map(|x| x.exp() / sum).collect()
+        }
+    }
+}
+
+#[test]
+fn routers_choose_and_weigh_as_in_float64() {
+    for case in cases::routers() {
+        let KernelSpec::Router { logits, bias, chosen, weight, scoring, groups, normalize, scale } =
+            &case.spec
+        else {
+            panic!("{}", case.name)
+        };
+        // Few distinct logits and biases make ties, which float32 and float64 see alike: equal
+        // numbers have equal scores and sums, and others are far apart.
+        for (tokens, distinct) in [(case.tokens, 1 << 20), (7, 5), (1, 1)] {
+            let mut random = Random(tokens + distinct);
+            let mut level = || random.below(distinct) as f64 / distinct as f64;
+            let mut x = Array::poisoned(logits, &sizes(tokens));
+            x.each(|array, index| array.set(index, 6.0 * level() - 3.0));
+            let mut biases = bias.as_ref().map(|view| {
+                let mut biases = Array::poisoned(view, &sizes(tokens));
+                biases.each(|array, index| array.set(index, level().round() / 4.0));
+                biases
+            });
+            let mut experts = Array::poisoned(chosen, &sizes(tokens));
+            let mut weights = Array::poisoned(weight, &sizes(tokens));
+            let (given, n) = (x.clone(), x.shape[1]);
+            let k = experts.shape[1] as usize;
+            let bias_of: Vec<f64> =
+                (0..n).map(|e| biases.as_ref().map_or(0.0, |b| b.get(&[e]))).collect();
+            let mut operands = vec![&mut x];
+            operands.extend(biases.as_mut());
+            operands.extend([&mut experts, &mut weights]);
+            let ran = run(case.name, &case.spec, case.step(), &sizes(tokens), &mut operands);
+            eprintln!("{}: {} warp instructions", case.name, ran.warp_instructions / tokens);
+            let want = |t: u64| {
+                let row: Vec<f64> = (0..n).map(|e| given.get(&[t, e])).collect();
+                let scores = scores(*scoring, &row);
+                let keys: Vec<f64> = scores.iter().zip(&bias_of).map(|(s, b)| s + b).collect();
+                let best = expected(&keys, *groups)[..k].to_vec();
+                let sum: f64 = if *normalize { best.iter().map(|&e| scores[e]).sum() } else { 1.0 };
+                best.into_iter().map(move |e| (e, scores[e] / sum * scale.0)).collect::<Vec<_>>()
+            };
+            experts.check(case.name, 0.0, |i| (want(i[0])[i[1] as usize].0 as f64, 0.0));
+            // `ex2.approx` and `rcp.approx` are within 2 units of 2^-23 (PTX ISA 9.7.3), an
+            // exponent of up to 6 and sums add some more.
+            weights.check(case.name, 2e-6, |i| {
+                let weight = want(i[0])[i[1] as usize].1;
+                (weight, weight.abs())
+            });
         }
     }
 }

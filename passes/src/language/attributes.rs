@@ -230,6 +230,7 @@ impl Kernel {
             Self::Attention { cached: false, .. } => "@attention",
             Self::Attention { cached: true, .. } => "@attention_in_cache",
             Self::TopK { .. } => "@top_k",
+            Self::Router(_) => "@router",
             Self::Pick => "@pick",
             Self::Concat { .. } => "@concat",
         }
@@ -260,6 +261,7 @@ impl Kernel {
             Self::Rotary(r) => vec![Attr::Rotary(*r)],
             Self::Attention { scale, .. } => vec![Attr::Real(*scale)],
             Self::TopK { k, groups } => vec![Attr::Int(*k), Attr::Groups(*groups)],
+            Self::Router(r) => vec![Attr::Int(r.k), Attr::Groups(r.groups), Attr::Real(r.scale)],
             Self::Concat { axis } => vec![Attr::Int(*axis as u64)],
             _ => vec![],
         }

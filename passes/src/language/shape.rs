@@ -90,6 +90,7 @@ fn kernel_shape(kernel: &Kernel, shapes: &[&[Dim]]) -> Result<Vec<Dim>, String> 
             _ => Err("`@attention` takes q parts, k parts and v".into()),
         },
         Kernel::TopK { k, groups } => of(&Op::TopK { k: *k, groups: *groups }, 1),
+        Kernel::Router(r) => of(&Op::TopK { k: r.k, groups: r.groups }, 1),
         Kernel::Pick => of(&Op::Pick, 2),
         Kernel::Concat { axis } => infer(&Op::Concat { axis: *axis }, shapes, None),
     }
@@ -106,7 +107,9 @@ pub(crate) fn default_dtype(term: &Term, operands: &[&TensorType]) -> DType {
         Term::Math(Op::Quantize { .. }) | Term::Kernel(Kernel::Quantize { .. }) => DType::F8e4m3,
         Term::Math(Op::Mix) => of(1),
         Term::Math(Op::TopK { .. })
-        | Term::Kernel(Kernel::RoutePlan { .. } | Kernel::TopK { .. }) => DType::I32,
+        | Term::Kernel(Kernel::RoutePlan { .. } | Kernel::TopK { .. } | Kernel::Router(_)) => {
+            DType::I32
+        }
         Term::Math(Op::Binary(_)) => {
             // A constant does not promote.
             let stored = operands.iter().filter(|t| !t.shape.is_empty()).map(|t| t.dtype);

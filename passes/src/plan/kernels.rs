@@ -7,6 +7,7 @@ use moec_ir::kernel::{KernelSpec, Scalar, View};
 use moec_ir::plan::{StepInput, Table};
 use moec_ir::{DType, Diagnostic, Dim, Op, Real, TensorType};
 
+mod routing;
 mod scaled;
 
 /// Rows of a table whose length no plan knows: a cache.
@@ -70,6 +71,7 @@ impl Emitter<'_> {
                 self.scaled_grouped_gemm(value, *top_k, *block, operands)
             }
             Kernel::RoutePlan { n_experts } => self.route_plan(value, *n_experts, operands),
+            Kernel::Router(router) => self.router(value, router, operands),
             Kernel::Combine => self.combine(value, operands),
             Kernel::RmsNorm { eps } => self.rms_norm(value, *eps, operands),
             Kernel::AddRmsNorm { eps, .. } => self.add_rms_norm(value, *eps, operands),
@@ -137,14 +139,6 @@ impl Emitter<'_> {
         let c = self.target(value, &self.ty(value).shape.clone())?;
         let spec = KernelSpec::GroupedGemm { a: a.view(), w: w.view(), c: c.view(), top_k };
         self.launch(value, spec, &[&a, &w, &route, &c]);
-        self.written(value)
-    }
-
-    fn route_plan(&mut self, value: usize, n_experts: u64, operands: &[usize]) -> Done {
-        let chosen = self.place(operands[0])?;
-        let route = self.target(value, &self.ty(value).shape.clone())?;
-        let spec = KernelSpec::RoutePlan { chosen: chosen.view(), n_experts };
-        self.launch(value, spec, &[&chosen, &route]);
         self.written(value)
     }
 

@@ -1,7 +1,7 @@
 //! What one kernel can do at once.
 
 use super::conditions::{experts_per_token, number_of_experts, same_shape};
-use super::{Rule, pointwise, scaled};
+use super::{Rule, pointwise, routing, scaled};
 use crate::language::{Kernel, Node, Term};
 use crate::pattern::Rewriter;
 use egg::Id;
@@ -68,6 +68,14 @@ pub(super) fn table() -> Vec<Rule> {
              first(k), second[b](k), third(k) of k = @pointwise_quantize[g, b, f](xs)",
             &["quantize", "block_scale"],
             |rw, class, node| scaled::quantize_at_once(rw, class, node, "@pointwise"),
+        ),
+        // Scores, choice and weights from one reading of the logits (DeepSeek-V3 2.1.2).
+        Rule::function(
+            "router-in-one-kernel",
+            "c=top_k[k, g](add(s=sigmoid(l), b)), mul(div(p=pick(s, c), reduce[sum](p)), a) => \
+             first(r), second[1](r) of r = @router[k, g, a](l, b)",
+            &["top_k"],
+            routing::join,
         ),
         // f(g(x), y): what is computed element by element stays in registers.
         Rule::function(

@@ -61,6 +61,7 @@ fn setting(leaves: &[&str], expression: &str) -> Setting {
             "shape" => (Err(Attr::Shape(ty(rest).shape)), ty(rest)),
             "real" => (Err(Attr::Real(Real(rest.parse().expect("a number")))), number),
             "scales" => (Err(Attr::Scales(ScaleFormat::F32)), number),
+            "reduce" if rest == "sum" => (Err(Attr::Reduce(ReduceFn::Sum)), number),
             "reduce" => (Err(Attr::Reduce(ReduceFn::Mean)), number),
             "groups" => (Err(Attr::Groups(Some(GROUPS))), number),
             "rotary" => (Err(Attr::Rotary(rotary(rest.parse().expect("a size")))), number),

@@ -1,6 +1,6 @@
 //! The kernels, one function each.
 
-use super::{Access, scaled};
+use super::{Access, routing, scaled};
 use moec_ir::KernelSpec;
 use moec_ir::graph::Op;
 use moec_ir::graph::eval::{Context, Tensor, eval_op};
@@ -46,6 +46,7 @@ pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
             let k = chosen.shape[1].constant().expect("a fixed number");
             rows(m, scores, None, chosen, &Op::TopK { k, groups: *groups });
         }
+        KernelSpec::Router { .. } => routing::router(m, spec),
         KernelSpec::Pick { x, chosen, out } => rows(m, x, Some(chosen), out, &Op::Pick),
         KernelSpec::Rotary { x, out, interleaved } => rotary(m, x, out, *interleaved),
         KernelSpec::Gather { table, out } => {

@@ -7,6 +7,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 mod kernels;
+mod routing;
 mod scaled;
 
 use moec_ir::graph::eval::Tensor;

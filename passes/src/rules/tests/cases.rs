@@ -406,6 +406,22 @@ pub(super) const CASES: &[Case] = &[
         "block_scale[4, f](softmax(x))",
     ),
     case(
+        "router-in-one-kernel",
+        &[
+            "l: f32[T, 6]",
+            "b: param f32[6]",
+            "h: bf16[T, 6]",
+            "g: groups 2 of 3",
+            "f: reduce sum",
+            "a: real 2.5",
+        ],
+        "mul(div(pick(sigmoid(l), top_k[2, g](add(sigmoid(l), b))), \
+         reduce[f](pick(sigmoid(l), top_k[2, g](add(sigmoid(l), b))))), constant[a])",
+        // Scores that are rounded before the choice; and a bias that joins the weights.
+        "mul(pick(sigmoid(h), top_k[2, g](sigmoid(h))), pick(add(sigmoid(l), b), \
+         top_k[2, g](add(sigmoid(l), b))))",
+    ),
+    case(
         "pointwise-in-one-pass",
         &["x: bf16[T, 4]", "y: f32[T, 1]", "a: real 2.5"],
         "mul(silu(x), div(y, constant[a]))",

@@ -1,11 +1,11 @@
 //! Every node of an e-graph as numbers, in float64, by the reference evaluator; kernels by
 //! definitions that share nothing with the rules.
 
-use crate::language::{EGraph, Kernel, Node, Term};
+use crate::language::{EGraph, Kernel, Node, Router, Term};
 use egg::Id;
 use moec_ir::graph::eval::{Context, Tensor, eval_op};
-use moec_ir::graph::{BinaryFn, Op};
-use moec_ir::kernel::Scalar;
+use moec_ir::graph::{BinaryFn, Op, UnaryFn};
+use moec_ir::kernel::{Scalar, Scoring};
 use moec_ir::{Dim, Function, Sizes, TensorType};
 use std::collections::BTreeMap;
 
@@ -116,6 +116,7 @@ fn later_result(
         Some(Kernel::Quantize { block, scales }) => {
             eval_op(&Op::BlockScale { block: *block, scales: *scales }, &x, shape, CONTEXT)
         }
+        Some(Kernel::Router(router)) => Ok(routed(router, &x)?.1),
         other => Err(format!("{other:?} has one result")),
     }
 }
@@ -181,9 +182,36 @@ fn kernel_value(kernel: &Kernel, x: &[&Tensor], shape: &[Dim]) -> Result<Tensor,
             eval_op(&Op::Mix, &[&weights, x[2 * parts]], shape, CONTEXT)
         }
         Kernel::TopK { k, groups } => op(&Op::TopK { k: *k, groups: *groups }, x),
+        Kernel::Router(router) => Ok(routed(router, x)?.0),
         Kernel::Pick => op(&Op::Pick, x),
         Kernel::Concat { axis } => op(&Op::Concat { axis: *axis }, x),
     }
+}
+
+/// Experts and weights, token by token.
+fn routed(router: &Router, x: &[&Tensor]) -> Result<(Tensor, Tensor), String> {
+    let dims = |t: &Tensor| t.shape.iter().map(|&n| Dim::from(n as u64)).collect::<Vec<_>>();
+    let scoring = match router.scoring {
+        Scoring::Sigmoid => Op::Unary(UnaryFn::Sigmoid),
+        Scoring::Softmax => Op::Softmax,
+    };
+    let scores = eval_op(&scoring, &x[..1], &dims(x[0]), CONTEXT)?;
+    let mut keys = scores.clone();
+    let n = x[0].shape[1];
+    if let Some(bias) = x.get(1) {
+        keys.data.iter_mut().enumerate().for_each(|(at, key)| *key += bias.data[at % n]);
+    }
+    let k = router.k as usize;
+    let shape = [Dim::from(x[0].shape[0] as u64), Dim::from(router.k)];
+    let top_k = Op::TopK { k: router.k, groups: router.groups };
+    let chosen = eval_op(&top_k, &[&keys], &shape, CONTEXT)?;
+    let mut weights = chosen.clone();
+    for (t, row) in weights.data.chunks_mut(k).enumerate() {
+        row.iter_mut().for_each(|w| *w = scores.data[t * n + *w as usize]);
+        let sum = if router.normalize { row.iter().sum() } else { 1.0 };
+        row.iter_mut().for_each(|w| *w = *w / sum * router.scale.0);
+    }
+    Ok((chosen, weights))
 }
 
 /// Each element times the scale of its block of rows and columns.
