@@ -104,6 +104,39 @@ fn elements_are_moved_16_bytes_at_a_time_where_the_layout_allows_it() {
     }
 }
 
+/// Scores and sums of values come from tensor cores, the latter with weights in registers and
+/// values read across their rows; the queries, keys and values by tensor copies.
+#[test]
+fn attention_of_many_tokens_runs_on_tensor_cores() {
+    let target = Target::named("h800").unwrap();
+    let code = |case: &cases::Case| {
+        let options = Options::default();
+        generate_kernel(&case.spec, case.step(), &target, "kernel", options).unwrap()
+    };
+    for case in cases::packed_attentions() {
+        let KernelSpec::Attention { q, v, .. } = &case.spec else { panic!("{}", case.name) };
+        let code = code(&case);
+        let maps: Vec<usize> = code.geometry.tensor_maps.iter().map(|map| map.operand).collect();
+        assert_eq!(maps, (0..2 * q.len() + 1).collect::<Vec<_>>(), "{}", case.name);
+        let value = v.shape[2].constant().unwrap();
+        let products = |what: &str| {
+            let of_this = |line: &&str| line.contains("wgmma.mma_async") && line.contains(what);
+            code.ptx.lines().filter(of_this).count() as u64
+        };
+        // Scores before the loop and in it; values in the loop and after it.
+        let steps: u64 = q.iter().map(|q| q.shape[2].constant().unwrap().div_ceil(16)).sum();
+        assert_eq!(products(", p, 1, 1, 0, 0;"), 2 * steps, "{}", case.name);
+        let with_values = products(", p, 1, 1, 1;");
+        assert!([4, 8, 16].contains(&with_values), "{}: {with_values}", case.name);
+        assert_eq!(products(&format!("m64n{value}k16")).min(with_values), with_values);
+        assert!(code.ptx.contains("cp.async.bulk.tensor."), "{}", case.name);
+    }
+    // Rows of a cache, odd sizes and float32 are for other kernels.
+    for case in cases::attentions() {
+        assert!(!code(&case).ptx.contains("wgmma"), "{}", case.name);
+    }
+}
+
 #[test]
 fn fp8_is_converted_in_pairs_or_not_at_all() {
     let target = Target::named("h800").unwrap();

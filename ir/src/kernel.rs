@@ -256,7 +256,9 @@ pub enum KernelSpec {
     Attention {
         /// `[T, H, d]` each.
         q: Vec<View>,
-        /// `[S, Hk, d]` each; `Hk` divides `H` (1: shared by all heads).
+        /// `[S, Hk, d]` each; `Hk` divides `H` (1: shared by all heads). A number of rows that is
+        /// no constant is how many there are, and all belong to sequences of the step; a constant
+        /// only bounds them, where they lie anywhere in a cache.
         k: Vec<View>,
         /// `[S, Hv, dv]`
         v: View,

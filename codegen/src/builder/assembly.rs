@@ -2,7 +2,7 @@
 //! and LLVM's intrinsics cannot give in the form that we need.
 
 use super::value::Scalar;
-use super::{Builder, F32, I32, Val, bug, parse_type, result_of};
+use super::{Builder, I32, Val, bug, parse_type, result_of};
 use melior::ir::attribute::StringAttribute;
 use melior::ir::{Type, Value};
 
@@ -58,17 +58,16 @@ impl<'k> Builder<'k> {
         }
     }
 
-    /// Appends assembly that changes float32 registers in place: `$0`.. are these, then come the
-    /// operands.
-    pub(super) fn assembly_in_place(
+    /// Appends assembly that changes registers in place: `$0`.. are these, then come the operands.
+    pub(super) fn assembly_in_place<T: Register>(
         &'k self,
         text: &str,
-        registers: &[F32<'k>],
+        registers: &[Val<'k, T>],
         constraints: &str,
         operands: &[Value<'k, 'k>],
-    ) -> Vec<F32<'k>> {
+    ) -> Vec<Val<'k, T>> {
         let count = registers.len();
-        let outputs = vec!["=f"; count].join(",");
+        let outputs = vec![T::OUTPUT; count].join(",");
         let tied: Vec<String> = (0..count).map(|i| i.to_string()).collect();
         // LLVM numbers the tied inputs too, after the outputs; operands come before them here.
         let constraints = [&outputs, constraints, &tied.join(","), "~{memory}"]
@@ -78,9 +77,23 @@ impl<'k> Builder<'k> {
             .join(",");
         let inputs: Vec<_> =
             operands.iter().copied().chain(registers.iter().map(|r| r.raw)).collect();
-        let results = self.assembly(text, &constraints, &inputs, &vec![self.types.f32; count]);
+        let results = self.assembly(text, &constraints, &inputs, &vec![T::mlir(self); count]);
         results.into_iter().map(|raw| Val::new(self, raw)).collect()
     }
+}
+
+/// What assembly keeps in 32-bit registers.
+pub(super) trait Register: Scalar {
+    /// The constraint of a result.
+    const OUTPUT: &'static str;
+}
+
+impl Register for f32 {
+    const OUTPUT: &'static str = "=f";
+}
+
+impl Register for i32 {
+    const OUTPUT: &'static str = "=r";
 }
 
 impl<'k> I32<'k> {

@@ -138,7 +138,7 @@ impl<'k> Builder<'k> {
 }
 
 /// As many numbers as fit a 32-bit word, lowest first.
-fn pack<'k>(dtype: DType, values: &[F32<'k>]) -> I32<'k> {
+pub(crate) fn pack<'k>(dtype: DType, values: &[F32<'k>]) -> I32<'k> {
     match (dtype, values) {
         (DType::F32, &[x]) => x.bits(),
         (DType::I32, &[x]) => x.apply("arith.fptosi", &[], &[]),

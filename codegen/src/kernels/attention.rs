@@ -2,11 +2,13 @@
 //! never stored. Heads that read the same keys and values are computed together (multi-query
 //! and grouped-query attention; MLA after absorption, DeepSeek-V2 2.1.2).
 //!
-//! `attention/decode.rs` is for one token per sequence, `attention/prefill.rs` for many; both
-//! are correct for any step. Keys of several sequences may lie anywhere among the rows of the
+//! `attention/flash.rs` is for many tokens on tensor cores, where tensor copies can read the
+//! operands; `attention/prefill.rs` for many tokens otherwise, `attention/decode.rs` for one token
+//! per sequence; all are correct for any step. Keys of several sequences may lie anywhere among the rows of the
 //! cache; rows that belong to no sequence of the step are not read.
 
 mod decode;
+mod flash;
 mod prefill;
 mod tile;
 
@@ -14,7 +16,7 @@ use super::{Design, Step};
 use crate::builder::{Builder, I32, Ptr};
 use crate::tensor::Tensor;
 use moec_ir::kernel::View;
-use moec_ir::{Diagnostic, Dim, Phase, Real};
+use moec_ir::{Diagnostic, Dim, Phase, Real, Target};
 
 /// What any variant computes.
 #[derive(Clone, Debug)]
@@ -53,6 +55,7 @@ pub(super) fn design(
     out: &View,
     scale: Real,
     step: Step,
+    target: &Target,
 ) -> Result<Box<dyn Design>, Diagnostic> {
     let problem = Problem::new(q, k, v, out, scale).map_err(|why| {
         Diagnostic::error("E0902", format!("an attention kernel {why}")).help(
@@ -62,7 +65,10 @@ pub(super) fn design(
     })?;
     Ok(match step.phase {
         Phase::Decode => Box::new(decode::Decode::new(problem, step.sizes)),
-        Phase::Prefill => Box::new(prefill::Prefill::new(problem)),
+        Phase::Prefill => match flash::Flash::new(&problem, target) {
+            Some(flash) => Box::new(flash),
+            None => Box::new(prefill::Prefill::new(problem)),
+        },
     })
 }
 
@@ -191,13 +197,14 @@ mod tests {
             View::dense(DType::Bf16, &[Sym::Tokens.into(), heads.into(), d.into()]).unwrap()
         };
         let sizes = Sizes { tokens: 1, past: 1, sequences: 1 };
+        let target = Target::named("h800").unwrap();
         let refusals: Vec<_> = Phase::ALL
             .into_iter()
             .map(|phase| {
                 let (q, k) = ([view(heads[0], depth[0])], [view(heads[1], depth[1])]);
                 let (v, out) = (view(heads[2], value[0]), view(heads[0], value[1]));
                 let step = Step { phase, sizes };
-                design(&q, &k, &v, &out, Real(1.0), step).err().map(|e| e.message)
+                design(&q, &k, &v, &out, Real(1.0), step, &target).err().map(|e| e.message)
             })
             .collect();
         assert_eq!(refusals[0], refusals[1]);

@@ -27,3 +27,4 @@ mod tile;
 
 pub(super) use dense::design;
 pub(super) use grouped::design as grouped;
+pub(super) use operand::tensor_map;

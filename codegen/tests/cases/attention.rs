@@ -3,7 +3,7 @@
 use super::{Case, t};
 use moec_ir::DType::{self, Bf16, F32};
 use moec_ir::kernel::{KernelSpec, View};
-use moec_ir::{Dim, Real};
+use moec_ir::{Dim, Real, Sym};
 
 /// Rows of a cache, whose length no plan knows.
 const CACHE: u64 = (1 << 31) - 1;
@@ -51,6 +51,57 @@ fn slices(name: &'static str, tokens: u64) -> Case {
         scale: Real(0.3),
     };
     Case { name, spec, tokens }
+}
+
+/// Keys and values in as many rows as sequences have, and no more: what tensor copies can read.
+fn packed(
+    name: &'static str,
+    tokens: u64,
+    heads: u64,
+    parts: &[(u64, u64)],
+    value: (u64, u64),
+    dtype: DType,
+) -> Case {
+    let mut case = plain(name, tokens, heads, parts, value, dtype);
+    let KernelSpec::Attention { k, v, .. } = &mut case.spec else { return case };
+    k.iter_mut().chain([v]).for_each(|view| view.shape[0] = Sym::Past.into());
+    case
+}
+
+/// As DeepSeek-V3's prefill has them: keys and values side by side, rotary keys beside the latent.
+fn latent(name: &'static str, tokens: u64, heads: u64, [d, rotary, value]: [u64; 3]) -> Case {
+    let past = || Dim::from(Sym::Past);
+    let row = heads * (d + value);
+    let spec = KernelSpec::Attention {
+        q: vec![
+            in_rows(Bf16, t(), heads, d, d + rotary, 16),
+            in_rows(Bf16, t(), heads, rotary, rotary, 16),
+        ]
+        .into_iter()
+        .map(|view| View { strides: vec![heads * view.strides[0], view.strides[0], 1], ..view })
+        .collect(),
+        k: vec![
+            View { strides: vec![row, d + value, 1], ..in_rows(Bf16, past(), heads, d, 0, 16) },
+            View { strides: vec![4 * d + rotary, 0, 1], ..in_rows(Bf16, past(), 1, rotary, 0, 16) },
+        ],
+        v: View { strides: vec![row, d + value, 1], ..in_rows(Bf16, past(), heads, value, 0, 16) },
+        out: in_rows(Bf16, t(), heads, value, heads * value, 16),
+        scale: Real(1.0 / ((d + rotary) as f64).sqrt()),
+    };
+    Case { name, spec, tokens }
+}
+
+/// Those that tensor cores compute in prefill.
+pub(crate) fn packed_attentions() -> Vec<Case> {
+    vec![
+        latent("flash v3", 300, 2, [128, 64, 128]),
+        latent("flash tiny v3", 40, 4, [32, 16, 32]),
+        latent("flash tiny odd", 70, 3, [24, 8, 16]),
+        packed("flash mixtral", 130, 4, &[(128, 2)], (128, 2), Bf16),
+        packed("flash qwen3", 64, 8, &[(128, 1)], (128, 1), DType::F16),
+        packed("flash gemma", 70, 2, &[(256, 1)], (256, 1), Bf16),
+        packed("flash three parts", 140, 3, &[(72, 3), (8, 1), (40, 1)], (200, 3), Bf16),
+    ]
 }
 
 pub(crate) fn attentions() -> Vec<Case> {

@@ -223,7 +223,11 @@ impl Emitter<'_> {
         let places: Vec<Place> =
             operands.iter().map(|o| self.place(*o)).collect::<Result<_, _>>()?;
         let out = self.target(value, &self.ty(value).shape.clone())?;
-        let views: Vec<View> = places.iter().map(Place::view).collect();
+        let mut views: Vec<View> = places.iter().map(Place::view).collect();
+        if cached {
+            // The rows of a cache lie anywhere in it, not in the first `S`.
+            views[parts..].iter_mut().for_each(|view| view.shape[0] = UNKNOWN_ROWS.into());
+        }
         let spec = KernelSpec::Attention {
             q: views[..parts].to_vec(),
             k: views[parts..2 * parts].to_vec(),

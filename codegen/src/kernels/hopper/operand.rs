@@ -13,7 +13,11 @@ const FARTHEST: u64 = 1 << 40;
 
 /// A matrix `[batch, rows, k]` as tensor copies see it: `k`, rows and, where there are several,
 /// batch. `None` where alignment, strides or sizes forbid it.
-pub(super) fn tensor_map(operand: usize, view: &View, box_rows: u64) -> Option<TensorMap> {
+pub(in crate::kernels) fn tensor_map(
+    operand: usize,
+    view: &View,
+    box_rows: u64,
+) -> Option<TensorMap> {
     let depth = ROW_BYTES / view.dtype.bytes();
     boxed(operand, view, [depth, box_rows], 128)
 }
