@@ -4,6 +4,7 @@ use crate::args::{CompileArgs, DeviceName, RunArgs};
 use crate::compile::{Request, compile};
 use crate::failure::{Failure, Source, tell};
 use crate::progress::Work;
+use moec_ir::plan::PAGE_ROWS;
 use moec_ir::{Graph, Phase};
 use moec_runtime::device::DeviceKind;
 use moec_runtime::{Artefact, Checkpoint, Engine, Reference, Session};
@@ -47,10 +48,11 @@ pub(crate) fn with_engine<T>(
     let artefact = artefact(args, job)?;
     // What exceeds the context is refused where sequences are opened.
     let context = artefact.phases.values().map(|c| c.plan.context).min().unwrap_or(0);
-    let slots = job.sequences.saturating_mul(job.length.min(context));
+    let pages = job.length.min(context).div_ceil(PAGE_ROWS);
+    let rows = job.sequences.saturating_mul(pages).saturating_mul(PAGE_ROWS);
     let checkpoint = Checkpoint::open(&args.weights)?;
     let work = Work::begin("loading weights");
-    let mut session = Session::new(device, artefact, &checkpoint, slots, &mut |p| {
+    let mut session = Session::new(device, artefact, &checkpoint, rows, &mut |p| {
         work.bytes(p.done, p.total);
     })?;
     drop(work);

@@ -250,9 +250,9 @@ pub enum KernelSpec {
         table: View,
     },
     /// Causal attention with online softmax. Operands: q parts.., k parts.., v, positions,
-    /// sequences, kv_start, out. Scores are the sum over parts of inner products. Keys of the
-    /// token at position `p` of sequence `b`: rows `kv_start[b] ..= kv_start[b] + p` of each k
-    /// part and of v. `positions`, `sequences`: i32 `[T]`; `kv_start`: i32 `[B]`.
+    /// sequences, kv_start, \[pages\], out. Scores are the sum over parts of inner products. Keys
+    /// of the token at position `p` of sequence `b`: rows `kv_start[b] ..= kv_start[b] + p` of each
+    /// k part and of v. `positions`, `sequences`: i32 `[T]`; `kv_start`: i32 `[B]`.
     Attention {
         /// `[T, H, d]` each.
         q: Vec<View>,
@@ -266,6 +266,15 @@ pub enum KernelSpec {
         out: View,
         /// Factor on the scores.
         scale: Real,
+        /// Where given, keys and values lie in pages of so many rows, a power of two: row `r` is
+        /// row `pages[r / page] * page + r % page` of their tensors, and sequences begin at
+        /// multiples of it. `pages`: i32; rows of a page beyond a sequence's last may be read, and
+        /// weigh nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        page: Option<u64>,
+        /// Whether v is the leading elements of the first k part, in memory too.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        values_in_keys: bool,
     },
     /// The best `k` of each row, best first, of equals the lower index. Operands: scores, chosen.
     TopK {

@@ -17,7 +17,11 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Version of the artefact's format; the runtime refuses others.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+
+/// Rows of a page of a cache: FlashMLA's (csrc/sm90/decode/dense, `PAGE_BLOCK_SIZE`), and the rows
+/// of one block of keys on tensor cores.
+pub const PAGE_ROWS: u64 = 64;
 
 /// What a step does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -210,7 +214,7 @@ pub enum Buffer {
     Workspace(usize),
     /// [`PlanFunction::weights`], of the step's layer.
     Weight(usize),
-    /// [`PlanFunction::caches`], of the step's layer: dense `[slots, row]`.
+    /// [`PlanFunction::caches`], of the step's layer: dense `[slots, row]`, whole pages.
     Cache(usize),
     /// [`PlanFunction::tables`]
     Table(usize),
@@ -228,8 +232,12 @@ pub enum StepInput {
     Sequences,
     /// `[T]`: the cache row each token is written to.
     Slots,
-    /// `[B]`: the first cache row of each sequence; its rows are consecutive.
+    /// `[B]`: [`PAGE_ROWS`] times where each sequence's pages begin in
+    /// [`StepInput::CachePages`].
     CacheStart,
+    /// At most `[S]`: the cache pages of every sequence that hold its remembered tokens, in order,
+    /// sequence by sequence. Page `p` is the rows from `PAGE_ROWS * p` on.
+    CachePages,
     /// `[S]`: the cache row of every remembered token (this step's included), sequence by
     /// sequence.
     PastSlots,
@@ -238,12 +246,12 @@ pub enum StepInput {
 }
 
 impl StepInput {
-    /// Number of i32 elements.
+    /// Number of i32 elements, or a bound on it.
     pub fn elements(self) -> Dim {
         match self {
             Self::Positions | Self::Sequences | Self::Slots => Sym::Tokens.into(),
             Self::CacheStart | Self::PastStart => Sym::Sequences.into(),
-            Self::PastSlots => Sym::Past.into(),
+            Self::PastSlots | Self::CachePages => Sym::Past.into(),
         }
     }
 }

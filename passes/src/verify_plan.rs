@@ -118,9 +118,10 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
         KernelSpec::Scatter { x, table } => {
             vec![read(x), index(x.shape[0].clone()), write(table)]
         }
-        KernelSpec::Attention { q, k, v, out, .. } => {
+        KernelSpec::Attention { q, k, v, out, page, .. } => {
             let rows = q.iter().chain(k).chain([v]).map(read);
-            rows.chain([step(), step(), step(), write(out)]).collect()
+            let steps = 3 + usize::from(page.is_some());
+            rows.chain((0..steps).map(|_| step())).chain([write(out)]).collect()
         }
         KernelSpec::TopK { scores, chosen, .. } => vec![read(scores), write(chosen)],
         KernelSpec::Router { logits, bias, chosen, weight, .. } => {

@@ -64,11 +64,11 @@ fn check_batch(graph: &Graph, prefill: &Options, decode: &Options) {
     let next = [6, 8];
     let (n, m) = (prompts[0].len(), prompts[1].len());
     let mut caches = Caches::default();
-    let starts = [20, 7];
-    let step = Step::new(&[0, 0], &[n, m], &starts);
+    let pages = [3, 1];
+    let step = Step::new(&[0, 0], &[n, m], &pages);
     let tokens = ids(&prompts.concat());
     let first = run(&plan(graph, Phase::Prefill, prefill), "main", &step, &[tokens], &mut caches);
-    let step = Step::new(&[n, m], &[1, 1], &starts);
+    let step = Step::new(&[n, m], &[1, 1], &pages);
     let tokens = ids(&next);
     let second = run(&plan(graph, Phase::Decode, decode), "main", &step, &[tokens], &mut caches);
     let vocab = first[0].shape[1];

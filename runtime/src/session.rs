@@ -1,10 +1,10 @@
 //! A model on a device: weights, caches and the launches of its steps.
 
 mod load;
+mod pages;
 mod pool;
 mod profile;
 mod run;
-mod slots;
 mod step_inputs;
 mod tables;
 
@@ -15,9 +15,10 @@ use crate::device::{Device, KernelId};
 use crate::engine::{Engine, Rows, SequenceId, check_batch, too_long};
 use crate::weights::Progress;
 use crate::{Artefact, Checkpoint, Phase, Result, fail};
+use moec_ir::plan::PAGE_ROWS;
 use moec_ir::{Diagnostic, Plan, Sizes};
+use pages::Pages;
 use pool::Pool;
-use slots::Slots;
 use std::collections::BTreeMap;
 use step_inputs::StepInputs;
 
@@ -25,11 +26,11 @@ use step_inputs::StepInputs;
 pub struct Session {
     device: Box<dyn Device>,
     phases: BTreeMap<Phase, Loaded>,
-    /// Longest sequence, the context or what the session has slots for.
+    /// Longest sequence, the context or what the session has rows for.
     capacity: u64,
     context: u64,
     vocab: u64,
-    slots: Slots,
+    pages: Pages,
     sequences: BTreeMap<SequenceId, Sequence>,
     next_sequence: u64,
     workspace: Pool,
@@ -57,17 +58,24 @@ struct Call {
     tables: Vec<u64>,
 }
 
-/// The cache rows `start .. start + capacity`, of which `length` are filled.
-#[derive(Clone, Copy)]
+/// The cache pages of a sequence: rows for `capacity` tokens, of which `length` are filled.
 struct Sequence {
-    start: u64,
+    pages: Vec<u64>,
     capacity: u64,
     length: u64,
 }
 
+impl Sequence {
+    /// The cache row of the token at a position.
+    fn row(&self, position: u64) -> u64 {
+        self.pages[(position / PAGE_ROWS) as usize] * PAGE_ROWS + position % PAGE_ROWS
+    }
+}
+
 impl Session {
     /// Loads a model: checks the checkpoint against every plan, copies the weights (those that
-    /// plans share, once), and reserves caches of `slots` tokens in all.
+    /// plans share, once), and reserves caches of `rows` tokens in all, rounded up to whole pages of
+    /// [`PAGE_ROWS`]; each sequence takes whole pages.
     ///
     /// # Errors
     /// E0604 where the checkpoint does not fit, E1004 where a plan is inconsistent, E1104 where
@@ -76,10 +84,10 @@ impl Session {
         device: Box<dyn Device>,
         artefact: Artefact,
         checkpoint: &Checkpoint,
-        slots: u64,
+        rows: u64,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
-        load::load(device, artefact, checkpoint, slots, progress)
+        load::load(device, artefact, checkpoint, rows, progress)
     }
 
     /// Whether launches are waited for one by one, so that [`Session::profile`] holds times of
@@ -114,7 +122,10 @@ impl Session {
     }
 
     /// Looks up a batch's sequences and checks that its tokens fit.
-    fn look_up(&self, batch: &[(SequenceId, &[u32])]) -> Result<Vec<Sequence>> {
+    fn look_up<'s, 't>(
+        &'s self,
+        batch: &[(SequenceId, &'t [u32])],
+    ) -> Result<Vec<(&'s Sequence, &'t [u32])>> {
         let mut found = Vec::with_capacity(batch.len());
         for (id, tokens) in batch {
             let Some(sequence) = self.sequences.get(id) else {
@@ -124,7 +135,7 @@ impl Session {
             if needed > sequence.capacity {
                 return too_long(needed, sequence.capacity, "the sequence was opened for");
             }
-            found.push(*sequence);
+            found.push((sequence, *tokens));
         }
         Ok(found)
     }
@@ -146,25 +157,26 @@ impl Engine for Session {
         if capacity > self.capacity {
             return too_long(capacity, self.capacity, "the session's capacity is");
         }
-        let Some(start) = self.slots.take(capacity) else {
+        let Some(pages) = self.pages.take(capacity) else {
             let message = format!(
-                "no {capacity} consecutive cache rows are free; {} of {} are",
-                self.slots.free(),
-                self.slots.total()
+                "{capacity} tokens take {} cache pages of {PAGE_ROWS} rows; {} of {} are free",
+                Pages::of_rows(capacity),
+                self.pages.free(),
+                self.pages.total()
             );
-            let help = "close a sequence, or load the model with more slots";
+            let help = "close a sequence, or load the model with more rows";
             return fail(Diagnostic::error("E1202", message).help(help));
         };
         let id = SequenceId(self.next_sequence);
         self.next_sequence += 1;
-        self.sequences.insert(id, Sequence { start, capacity, length: 0 });
+        self.sequences.insert(id, Sequence { pages, capacity, length: 0 });
         Ok(id)
     }
 
     fn close(&mut self, sequence: SequenceId) -> Result<()> {
         match self.sequences.remove(&sequence) {
             Some(s) => {
-                self.slots.give(s.start, s.capacity);
+                self.pages.give(s.pages);
                 Ok(())
             }
             None => fail(Diagnostic::error("E1204", "the sequence is not open")),
@@ -178,14 +190,11 @@ impl Engine for Session {
         rows: Rows,
     ) -> Result<Vec<Vec<f32>>> {
         check_batch(batch, self.vocab)?;
-        let sequences = self.look_up(batch)?;
-        let step: Vec<(Sequence, &[u32])> =
-            sequences.into_iter().zip(batch.iter().map(|(_, tokens)| *tokens)).collect();
+        let inputs = StepInputs::of(&self.look_up(batch)?);
         let (phase, _) = self.loaded(phase)?;
-        let inputs = StepInputs::of(&step);
         let _span = tracing::debug_span!("step", %phase, tokens = inputs.sizes.tokens).entered();
         let logits = self.run_main(phase, &inputs)?;
-        let result = self.read_rows(&logits, &step, rows)?;
+        let result = self.read_rows(&logits, batch, rows)?;
         for (id, tokens) in batch {
             if let Some(sequence) = self.sequences.get_mut(id) {
                 sequence.length += tokens.len() as u64;
@@ -208,13 +217,13 @@ impl Session {
     fn read_rows(
         &mut self,
         logits: &Output,
-        step: &[(Sequence, &[u32])],
+        batch: &[(SequenceId, &[u32])],
         rows: Rows,
     ) -> Result<Vec<Vec<f32>>> {
         let row = logits.width * logits.dtype.bytes();
         let mut first = 0;
-        let mut result = Vec::with_capacity(step.len());
-        for (_, tokens) in step {
+        let mut result = Vec::with_capacity(batch.len());
+        for (_, tokens) in batch {
             let count = tokens.len() as u64;
             let (from, n) = match rows {
                 Rows::All => (first, count),

@@ -29,7 +29,7 @@ fn session_on(device: Box<dyn Device>, slots: u64) -> Session {
 
 #[test]
 fn prefill_then_decode_of_a_batch_agrees_with_the_hand() {
-    let mut session = session(16);
+    let mut session = session(128);
     let (a, b) = (session.open(6).unwrap(), session.open(10).unwrap());
     let (ids_a, ids_b): ([u32; 3], [u32; 5]) = ([3, 1, 7], [0, 2, 2, 6, 5]);
     let logits =
@@ -186,7 +186,7 @@ fn an_artefact_of_one_phase_runs_both() {
 
 #[test]
 fn generation_is_greedy_stops_and_repeats_itself() {
-    let mut session = session(32);
+    let mut session = session(128);
     let prompts = [vec![1, 2], vec![3]];
     let mut options = Options { max_new_tokens: 5, ..Options::default() };
     let mut heard = vec![Vec::new(); 2];

@@ -1,6 +1,7 @@
 //! Whether the emulator and the reference agree on a model with random weights.
 
 use moec_ir::graph::UnaryFn;
+use moec_ir::plan::PAGE_ROWS;
 use moec_ir::{DType, Diagnostic, Graph, Op, Phase, Target, e4m3};
 use moec_runtime::weights::Demand;
 use moec_runtime::{Artefact, Checkpoint, Compiled, Engine, Reference, Rows, Session, device};
@@ -44,11 +45,11 @@ pub fn agree(graph: &Graph, lengths: &[usize]) -> Result<Result<(), String>, Vec
     let limit = LIMIT + std::f64::consts::SQRT_2 * cost;
     for without in [&[][..], &ABSORB] {
         let artefact = compile(graph, without)?;
-        let slots = lengths.iter().sum::<usize>() as u64;
+        let rows = lengths.iter().map(|&n| (n as u64).next_multiple_of(PAGE_ROWS)).sum();
         for stepwise in [false, true] {
             let device = Box::new(device::Emulator::default());
             let mut session =
-                Session::new(device, artefact.clone(), &checkpoint, slots, &mut |_| {})?;
+                Session::new(device, artefact.clone(), &checkpoint, rows, &mut |_| {})?;
             let got = logits(&mut session, &sequences, stepwise)?;
             let error = median_error(&got, &want, vocab as usize);
             // Not a number is not agreement.

@@ -15,8 +15,8 @@ mod tile;
 use super::{Design, Step};
 use crate::builder::{Builder, I32, Ptr};
 use crate::tensor::Tensor;
-use moec_ir::kernel::View;
-use moec_ir::{Diagnostic, Dim, Phase, Real, Target};
+use moec_ir::kernel::{KernelSpec, View};
+use moec_ir::{Diagnostic, Dim, Phase, Target};
 
 /// What any variant computes.
 #[derive(Clone, Debug)]
@@ -38,6 +38,10 @@ struct Problem {
     depth: Vec<u64>,
     /// Size of a value.
     value: u64,
+    /// Rows of a page, where keys and values lie in pages.
+    page: Option<u64>,
+    /// Whether values are the leading elements of the first part of the keys.
+    values_in_keys: bool,
 }
 
 /// Scores below this weigh nothing; finite, so that differences of maxima are never NaN.
@@ -48,16 +52,13 @@ const LOWEST: f32 = -1e38;
 const MOST_VALUE: u64 = 512;
 const MOST_DEPTH: u64 = 2048;
 
+/// The design of a [`KernelSpec::Attention`].
 pub(super) fn design(
-    q: &[View],
-    k: &[View],
-    v: &View,
-    out: &View,
-    scale: Real,
+    spec: &KernelSpec,
     step: Step,
     target: &Target,
 ) -> Result<Box<dyn Design>, Diagnostic> {
-    let problem = Problem::new(q, k, v, out, scale).map_err(|why| {
+    let problem = Problem::new(spec).map_err(|why| {
         Diagnostic::error("E0902", format!("an attention kernel {why}")).help(
             "queries are `[T, H, d]`, keys `[S, Hk, d]` with as many parts, values \
              `[S, Hv, dv]`; `Hk` and `Hv` divide `H`",
@@ -73,7 +74,10 @@ pub(super) fn design(
 }
 
 impl Problem {
-    fn new(q: &[View], k: &[View], v: &View, out: &View, scale: Real) -> Result<Self, String> {
+    fn new(spec: &KernelSpec) -> Result<Self, String> {
+        let KernelSpec::Attention { q, k, v, out, scale, page, values_in_keys } = spec else {
+            return Err(format!("is asked for, not {}", spec.family()));
+        };
         let fixed = |view: &View, axis: usize| match view.shape.as_slice() {
             [_, _, _] => view.shape[axis].constant().filter(|&n| n > 0),
             _ => None,
@@ -100,6 +104,9 @@ impl Problem {
             sharing = gcd(sharing, heads / key_heads);
             depth.push(d);
         }
+        if let Some(page) = page.filter(|page| !page.is_power_of_two()) {
+            return Err(format!("has pages of {page} rows, not a power of two"));
+        }
         if value > MOST_VALUE || depth.iter().sum::<u64>() > MOST_DEPTH {
             return Err(format!(
                 "has queries of {} elements and values of {value}; registers hold {MOST_DEPTH} and \
@@ -112,6 +119,8 @@ impl Problem {
             k: k.to_vec(),
             v: v.clone(),
             out: out.clone(),
+            page: *page,
+            values_in_keys: *values_in_keys,
             scale: (scale.0 * std::f64::consts::LOG2_E) as f32,
             heads,
             sharing,
@@ -126,7 +135,7 @@ impl Problem {
 
     /// Number of pointer parameters.
     fn operands(&self) -> usize {
-        2 * self.q.len() + 5
+        2 * self.q.len() + 5 + usize::from(self.page.is_some())
     }
 
     fn bind<'k>(&self, b: &'k Builder<'k>) -> Operands<'k> {
@@ -144,7 +153,8 @@ impl Problem {
             positions: integers(1),
             sequences: integers(2),
             kv_start: integers(3),
-            out: tensor(2 * parts + 4, &self.out),
+            pages: self.page.map(|rows| (integers(4), rows)),
+            out: tensor(self.operands() - 1, &self.out),
         }
     }
 
@@ -158,6 +168,7 @@ impl Problem {
 }
 
 /// The operands of the kernel under construction.
+#[derive(Clone)]
 struct Operands<'k> {
     q: Vec<Tensor<'k>>,
     k: Vec<Tensor<'k>>,
@@ -165,6 +176,8 @@ struct Operands<'k> {
     positions: Ptr<'k>,
     sequences: Ptr<'k>,
     kv_start: Ptr<'k>,
+    /// The list of pages, and the rows of each.
+    pages: Option<(Ptr<'k>, u64)>,
     out: Tensor<'k>,
 }
 
@@ -175,6 +188,13 @@ impl<'k> Operands<'k> {
         let first = self.kv_start.index(sequence, 4).load_scalar();
         let position: I32<'k> = self.positions.index(token, 4).load_scalar();
         (first, position + 1)
+    }
+
+    /// Where a row of keys and values lies.
+    fn row(&self, b: &'k Builder<'k>, row: I32<'k>) -> I32<'k> {
+        let Some((pages, rows)) = self.pages else { return row };
+        let page: I32<'k> = pages.index(row / b.i32(rows), 4).load_scalar();
+        page * b.i32(rows) + row % b.i32(rows)
     }
 }
 
@@ -190,7 +210,7 @@ fn power_of_two_in(n: u64, most: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moec_ir::{DType, Sizes, Sym};
+    use moec_ir::{DType, Real, Sizes, Sym};
 
     fn refusal(heads: [u64; 3], depth: [u64; 2], value: [u64; 2]) -> Option<String> {
         let view = |heads: u64, d: u64| {
@@ -204,7 +224,16 @@ mod tests {
                 let (q, k) = ([view(heads[0], depth[0])], [view(heads[1], depth[1])]);
                 let (v, out) = (view(heads[2], value[0]), view(heads[0], value[1]));
                 let step = Step { phase, sizes };
-                design(&q, &k, &v, &out, Real(1.0), step, &target).err().map(|e| e.message)
+                let spec = KernelSpec::Attention {
+                    q: q.to_vec(),
+                    k: k.to_vec(),
+                    v,
+                    out,
+                    scale: Real(1.0),
+                    page: None,
+                    values_in_keys: false,
+                };
+                design(&spec, step, &target).err().map(|e| e.message)
             })
             .collect();
         assert_eq!(refusals[0], refusals[1]);

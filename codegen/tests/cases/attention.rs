@@ -31,6 +31,8 @@ fn plain(
         v: view(CACHE.into(), value.1, value.0),
         out: view(t(), heads, value.0),
         scale: Real(1.0 / (parts.iter().map(|p| p.0 as f64).sum::<f64>()).sqrt()),
+        page: Some(64),
+        values_in_keys: false,
     };
     Case { name, spec, tokens }
 }
@@ -49,6 +51,8 @@ fn slices(name: &'static str, tokens: u64) -> Case {
         v: in_rows(Bf16, CACHE.into(), 2, 20, 44, 8),
         out: in_rows(Bf16, t(), 6, 20, 6 * 20 + 3, 2),
         scale: Real(0.3),
+        page: None,
+        values_in_keys: false,
     };
     Case { name, spec, tokens }
 }
@@ -63,7 +67,8 @@ fn packed(
     dtype: DType,
 ) -> Case {
     let mut case = plain(name, tokens, heads, parts, value, dtype);
-    let KernelSpec::Attention { k, v, .. } = &mut case.spec else { return case };
+    let KernelSpec::Attention { k, v, page, .. } = &mut case.spec else { return case };
+    *page = None;
     k.iter_mut().chain([v]).for_each(|view| view.shape[0] = Sym::Past.into());
     case
 }
@@ -87,6 +92,8 @@ fn latent(name: &'static str, tokens: u64, heads: u64, [d, rotary, value]: [u64;
         v: View { strides: vec![row, d + value, 1], ..in_rows(Bf16, past(), heads, value, 0, 16) },
         out: in_rows(Bf16, t(), heads, value, heads * value, 16),
         scale: Real(1.0 / ((d + rotary) as f64).sqrt()),
+        page: None,
+        values_in_keys: false,
     };
     Case { name, spec, tokens }
 }

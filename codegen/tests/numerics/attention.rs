@@ -4,6 +4,7 @@ use super::machine::{Array, POISON, Ran, Random, run};
 use crate::cases::{self, Case};
 use moec_ir::kernel::KernelSpec;
 use moec_ir::{Phase, Sizes};
+use std::collections::BTreeSet;
 
 /// A batch: for each sequence, the first row of its keys, how many tokens it has had before this
 /// step, and how many it has in this step.
@@ -74,29 +75,78 @@ fn check(case: &Case, batch: Batch, seed: u64) {
     check_within(case, batch, seed, 4e-6);
 }
 
+/// Where the keys of a batch lie.
+struct Layout {
+    page: Option<u64>,
+    /// What the kernel is told: the first row of each sequence, and the pages of all.
+    starts: Vec<u64>,
+    pages: Vec<u64>,
+    /// Rows that there are.
+    rows: u64,
+}
+
+impl Layout {
+    /// Pages lie in an order of their own, with a gap after each third.
+    fn new(batch: Batch, page: Option<u64>) -> Self {
+        let ends = batch.iter().map(|(start, past, new)| start + past + new);
+        let Some(size) = page else {
+            let starts = batch.iter().map(|s| s.0).collect();
+            return Self { page, starts, pages: vec![], rows: ends.max().unwrap() };
+        };
+        let (mut starts, mut count) = (vec![], 0);
+        for (_, past, new) in batch {
+            starts.push(count * size);
+            count += (past + new).div_ceil(size);
+        }
+        let places: Vec<u64> = (0..count).map(|i| i + i / 3).collect();
+        let mut pages = places.clone();
+        pages.rotate_left(count as usize / 2);
+        pages.reverse();
+        Self { page, starts, pages, rows: (places[count as usize - 1] + 1) * size }
+    }
+
+    /// Where a key of a sequence lies.
+    fn row(&self, sequence: u64, key: u64) -> u64 {
+        let row = self.starts[sequence as usize] + key;
+        match self.page {
+            Some(page) => self.pages[(row / page) as usize] * page + row % page,
+            None => row,
+        }
+    }
+}
+
 /// Within `error` times the greatest value.
 fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
-    let KernelSpec::Attention { q, k, v, out, scale } = &case.spec else { panic!("{}", case.name) };
+    let KernelSpec::Attention { q, k, v, out, scale, page, values_in_keys } = &case.spec else {
+        panic!("{}", case.name)
+    };
     let mut random = Random(seed);
     let tokens: Vec<(u64, u64)> = (0u64..)
         .zip(batch)
         .flat_map(|(b, &(_, past, new))| (past..past + new).map(move |p| (b, p)))
         .collect();
-    let rows = batch.iter().map(|(start, past, new)| start + past + new).max().unwrap();
-    let sizes = Sizes { tokens: tokens.len() as u64, past: rows, sequences: batch.len() as u64 };
+    let layout = Layout::new(batch, *page);
+    let rows = layout.rows;
+    let past = if page.is_some() { batch.iter().map(|s| s.1 + s.2).sum() } else { rows };
+    let sizes = Sizes { tokens: tokens.len() as u64, past, sequences: batch.len() as u64 };
     let mut q: Vec<Array> = q.iter().map(|q| Array::random(q, &sizes, &mut random)).collect();
-    let owned = |row: u64| batch.iter().any(|&(s, past, new)| (s..s + past + new).contains(&row));
+    let owned: BTreeSet<u64> = (0..)
+        .zip(batch)
+        .flat_map(|(b, &(_, past, new))| (0..past + new).map(move |key| (b, key)))
+        .map(|(b, key)| layout.row(b, key))
+        .collect();
     let mut cache = |view| {
         let mut array = Array::with_rows(view, rows);
         // What no sequence owns stays poisoned.
         array.each(|array, index| {
-            if owned(index[0]) {
+            if owned.contains(&index[0]) {
                 array.set(index, 2.0 * random.number());
             }
         });
         array
     };
     let (mut k, mut v): (Vec<Array>, Array) = (k.iter().map(&mut cache).collect(), cache(v));
+    assert!(!values_in_keys, "{}", case.name);
     let (old_k, old_v) = (k.clone(), v.clone());
     let mut out = Array::poisoned(out, &sizes);
     let integers = |values: &mut dyn Iterator<Item = u64>| {
@@ -104,11 +154,14 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
     };
     let mut positions = integers(&mut tokens.iter().map(|t| t.1));
     let mut sequences = integers(&mut tokens.iter().map(|t| t.0));
-    let mut starts = integers(&mut batch.iter().map(|s| s.0));
+    let mut starts = integers(&mut layout.starts.iter().copied());
+    let mut pages = integers(&mut layout.pages.iter().copied());
     let name = format!("{}, {batch:?}", case.name);
     let report = {
         let mut operands: Vec<&mut Array> = q.iter_mut().chain(&mut k).collect();
-        operands.extend([&mut v, &mut positions, &mut sequences, &mut starts, &mut out]);
+        operands.extend([&mut v, &mut positions, &mut sequences, &mut starts]);
+        operands.extend(page.is_some().then_some(&mut pages));
+        operands.push(&mut out);
         run(&name, &case.spec, case.step(), &sizes, &mut operands)
     };
     assert!(v.bytes == old_v.bytes && k.iter().zip(&old_k).all(|(a, b)| a.bytes == b.bytes));
@@ -124,10 +177,10 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
     out.check(&name, error, |index| {
         let (t, h, column) = (index[0], index[1], index[2]);
         let (b, position) = tokens[t as usize];
-        let start = batch[b as usize].0;
         if column == 0 {
-            row = (start..=start + position)
+            row = (0..=position)
                 .map(|key| {
+                    let key = layout.row(b, key);
                     let part = |(q, k): (&Array, &Array)| {
                         let head = h / (heads / k.shape[1]);
                         let product = |d| q.get(&[t, h, d]) * k.get(&[key, head, d]);
@@ -141,7 +194,7 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
         }
         let head = h / (heads / v.shape[1]);
         let total: f64 = weights.iter().sum();
-        let value = |i: usize| v.get(&[start + i as u64, head, column]);
+        let value = |i: usize| v.get(&[layout.row(b, i as u64), head, column]);
         let sum: f64 = weights.iter().enumerate().map(|(i, w)| w / total * value(i)).sum();
         (sum, 2.0)
     });

@@ -4,7 +4,7 @@ use super::emit::Emitter;
 use super::place::{Place, Root};
 use crate::language::{Kernel, Term, rows};
 use moec_ir::kernel::{KernelSpec, Scalar, View};
-use moec_ir::plan::{StepInput, Table};
+use moec_ir::plan::{PAGE_ROWS, StepInput, Table};
 use moec_ir::{DType, Diagnostic, Dim, Op, Real, TensorType};
 
 mod routing;
@@ -228,15 +228,22 @@ impl Emitter<'_> {
             // The rows of a cache lie anywhere in it, not in the first `S`.
             views[parts..].iter_mut().for_each(|view| view.shape[0] = UNKNOWN_ROWS.into());
         }
+        let (keys, values) = (&places[parts], &places[2 * parts]);
         let spec = KernelSpec::Attention {
             q: views[..parts].to_vec(),
             k: views[parts..2 * parts].to_vec(),
             v: views[2 * parts].clone(),
             out: out.view(),
             scale,
+            page: cached.then_some(PAGE_ROWS),
+            values_in_keys: keys == values,
         };
-        let start = if cached { StepInput::CacheStart } else { StepInput::PastStart };
-        let steps = [StepInput::Positions, StepInput::Sequences, start].map(step);
+        let starts: &[_] = match cached {
+            true => &[StepInput::CacheStart, StepInput::CachePages],
+            false => &[StepInput::PastStart],
+        };
+        let steps = [StepInput::Positions, StepInput::Sequences].iter().chain(starts);
+        let steps: Vec<Place> = steps.copied().map(step).collect();
         let all: Vec<&Place> = places.iter().chain(&steps).chain([&out]).collect();
         self.launch(value, spec, &all);
         self.written(value)

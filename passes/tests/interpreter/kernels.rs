@@ -61,7 +61,7 @@ pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
                 m.set(2, table, &[m.plain(1, i[0]) as usize, i[1]], v);
             });
         }
-        KernelSpec::Attention { q, k, v, out, scale } => attention(m, q, k, v, out, scale.0),
+        KernelSpec::Attention { .. } => attention(m, spec),
     }
 }
 
@@ -242,12 +242,17 @@ fn rotary(m: &mut Access<'_>, x: &View, out: &View, interleaved: bool) {
     });
 }
 
-fn attention(m: &mut Access<'_>, q: &[View], k: &[View], v: &View, out: &View, scale: f64) {
+fn attention(m: &mut Access<'_>, spec: &KernelSpec) {
+    let KernelSpec::Attention { q, k, v, out, scale, page, .. } = spec else { panic!("{spec:?}") };
     let parts = q.len();
     let shape = m.sizes(out);
     let (positions, sequences, starts) = (2 * parts + 1, 2 * parts + 2, 2 * parts + 3);
     for t in 0..shape[0] {
         let start = m.plain(starts, m.plain(sequences, t) as usize) as usize;
+        let place = |m: &Access<'_>, row: usize| match page.map(|page| page as usize) {
+            Some(page) => m.plain(starts + 1, row / page) as usize * page + row % page,
+            None => row,
+        };
         let keys = m.plain(positions, t) as usize + 1;
         for h in 0..shape[1] {
             let mut weights: Vec<f64> = (start..start + keys)
@@ -256,11 +261,12 @@ fn attention(m: &mut Access<'_>, q: &[View], k: &[View], v: &View, out: &View, s
                         let head = h / (shape[1] / m.sizes(&k[p])[1]);
                         let width = m.sizes(&q[p])[2];
                         let dot = |d| {
-                            m.get(p, &q[p], &[t, h, d]) * m.get(parts + p, &k[p], &[s, head, d])
+                            m.get(p, &q[p], &[t, h, d])
+                                * m.get(parts + p, &k[p], &[place(m, s), head, d])
                         };
                         (0..width).map(dot).sum()
                     };
-                    scale * (0..parts).map(part).sum::<f64>()
+                    scale.0 * (0..parts).map(part).sum::<f64>()
                 })
                 .collect();
             let most = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -268,9 +274,9 @@ fn attention(m: &mut Access<'_>, q: &[View], k: &[View], v: &View, out: &View, s
             let total: f64 = weights.iter().sum();
             let head = h / (shape[1] / m.sizes(v)[1]);
             for d in 0..shape[2] {
-                let row = |s: usize| m.get(2 * parts, v, &[start + s, head, d]);
+                let row = |s: usize| m.get(2 * parts, v, &[place(m, start + s), head, d]);
                 let sum: f64 = weights.iter().enumerate().map(|(s, w)| w * row(s)).sum();
-                m.set(starts + 1, out, &[t, h, d], sum / total);
+                m.set(starts + 1 + usize::from(page.is_some()), out, &[t, h, d], sum / total);
             }
         }
     }

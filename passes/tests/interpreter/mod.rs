@@ -12,6 +12,7 @@ mod scaled;
 
 use moec_ir::graph::eval::Tensor;
 use moec_ir::kernel::View;
+use moec_ir::plan::PAGE_ROWS;
 use moec_ir::plan::{Buffer, Launch, Operand, PlanFunction, StepInput, Table, Weight};
 use moec_ir::{Dim, Plan, Sizes};
 use std::collections::BTreeMap;
@@ -46,22 +47,25 @@ pub struct Step {
 }
 
 impl Step {
-    /// `past` tokens remembered and `new` tokens of each sequence, whose cache rows begin at
-    /// `starts`.
-    pub fn new(past: &[usize], new: &[usize], starts: &[usize]) -> Self {
+    /// `past` tokens remembered and `new` tokens of each sequence, whose only cache pages are
+    /// `pages`.
+    pub fn new(past: &[usize], new: &[usize], pages: &[usize]) -> Self {
         let mut inputs: BTreeMap<StepInput, Vec<f64>> = BTreeMap::new();
         let mut push = |what: StepInput, value: usize| {
             inputs.entry(what).or_default().push(value as f64);
         };
         let mut before = 0;
-        for (b, ((&past, &new), &start)) in past.iter().zip(new).zip(starts).enumerate() {
+        for (b, ((&past, &new), &page)) in past.iter().zip(new).zip(pages).enumerate() {
+            assert!(past + new <= PAGE_ROWS as usize);
+            let start = page * PAGE_ROWS as usize;
             for position in past..past + new {
                 push(StepInput::Positions, position);
                 push(StepInput::Sequences, b);
                 push(StepInput::Slots, start + position);
             }
             (0..past + new).for_each(|row| push(StepInput::PastSlots, start + row));
-            push(StepInput::CacheStart, start);
+            push(StepInput::CacheStart, b * PAGE_ROWS as usize);
+            push(StepInput::CachePages, page);
             push(StepInput::PastStart, before);
             before += past + new;
         }
@@ -79,7 +83,7 @@ impl Step {
 pub struct Caches(BTreeMap<(String, Option<u64>, usize), Memory>);
 
 /// Cache rows that there are.
-const SLOTS: u64 = 64;
+const SLOTS: u64 = 4 * PAGE_ROWS;
 
 /// Runs an entry; inputs and outputs are dense.
 pub fn run(

@@ -1,7 +1,7 @@
 //! Puts plans, weights, tables and caches on a device.
 
+use super::pages::Pages;
 use super::pool::Pool;
-use super::slots::Slots;
 use super::{Call, Loaded, Profile, Session, tables};
 use crate::artefact::validate;
 use crate::device::Device;
@@ -25,7 +25,7 @@ pub(super) fn load(
     mut device: Box<dyn Device>,
     artefact: Artefact,
     checkpoint: &Checkpoint,
-    slots: u64,
+    rows: u64,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Session> {
     let plans: Vec<&Plan> = artefact.phases.values().map(|c| &c.plan).collect();
@@ -34,11 +34,12 @@ pub(super) fn load(
     }
     let (context, vocab) = agree(&plans)?;
     Demand::of_plans(plans.iter().copied()).check(checkpoint, &artefact.model)?;
-    let capacity = slots.min(context);
+    let capacity = rows.min(context);
+    let pages = Pages::with_rows(rows);
     let mut store = Store::default();
     store.load_weights(device.as_mut(), &plans, checkpoint, progress)?;
     for plan in &plans {
-        store.make_tables_and_caches(device.as_mut(), plan, capacity, slots)?;
+        store.make_tables_and_caches(device.as_mut(), plan, capacity, pages.rows())?;
     }
     let mut phases = BTreeMap::new();
     for (phase, compiled) in artefact.phases {
@@ -50,7 +51,7 @@ pub(super) fn load(
         capacity,
         context,
         vocab,
-        slots: Slots::new(slots),
+        pages,
         sequences: BTreeMap::new(),
         next_sequence: 0,
         workspace: Pool::new("workspace"),
@@ -155,7 +156,7 @@ impl Store {
         device: &mut dyn Device,
         plan: &Plan,
         capacity: u64,
-        slots: u64,
+        rows: u64,
     ) -> Result<()> {
         for step in plan.entries.iter().flat_map(|e| &e.steps) {
             let function = &plan.functions[step.function];
@@ -183,7 +184,7 @@ impl Store {
                 let row = cache.row.saturating_mul(cache.dtype.bytes());
                 let layer = step.layer.map_or(String::new(), |l| format!(", layer {l}"));
                 let name = format!("cache `{}`{layer}", cache.name);
-                let address = device.alloc(slots.saturating_mul(row), &name)?;
+                let address = device.alloc(rows.saturating_mul(row), &name)?;
                 self.caches.insert(key, (cache.clone(), address));
             }
         }

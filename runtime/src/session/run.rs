@@ -92,7 +92,7 @@ impl Session {
         }
         // As many rows as the caches have: those remembered grow with every step, and a captured
         // step needs their buffer to stay where it is.
-        let most = Sizes { past: self.slots.total(), ..*sizes };
+        let most = Sizes { past: self.pages.rows(), ..*sizes };
         let mut step_inputs = Vec::new();
         for (i, input) in STEP_INPUTS.into_iter().enumerate() {
             let array: Vec<u8> = inputs.array(input).iter().flat_map(|n| n.to_le_bytes()).collect();
@@ -196,8 +196,9 @@ fn number(input: StepInput) -> usize {
         StepInput::Sequences => 1,
         StepInput::Slots => 2,
         StepInput::CacheStart => 3,
-        StepInput::PastSlots => 4,
-        StepInput::PastStart => 5,
+        StepInput::CachePages => 4,
+        StepInput::PastSlots => 5,
+        StepInput::PastStart => 6,
     }
 }
 

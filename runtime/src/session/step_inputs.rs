@@ -1,8 +1,9 @@
 //! What the runtime tells the kernels of a step's tokens.
 
 use super::Sequence;
+use super::pages::Pages;
 use moec_ir::Sizes;
-use moec_ir::plan::StepInput;
+use moec_ir::plan::{PAGE_ROWS, StepInput};
 
 /// The arrays of one step.
 pub(super) struct StepInputs {
@@ -13,22 +14,24 @@ pub(super) struct StepInputs {
     sequences: Vec<i32>,
     slots: Vec<i32>,
     cache_start: Vec<i32>,
+    cache_pages: Vec<i32>,
     past_slots: Vec<i32>,
     past_start: Vec<i32>,
 }
 
 /// The order in which buffers of step inputs are numbered.
-pub(super) const STEP_INPUTS: [StepInput; 6] = [
+pub(super) const STEP_INPUTS: [StepInput; 7] = [
     StepInput::Positions,
     StepInput::Sequences,
     StepInput::Slots,
     StepInput::CacheStart,
+    StepInput::CachePages,
     StepInput::PastSlots,
     StepInput::PastStart,
 ];
 
 impl StepInputs {
-    pub(super) fn of(step: &[(Sequence, &[u32])]) -> Self {
+    pub(super) fn of(step: &[(&Sequence, &[u32])]) -> Self {
         let mut inputs = Self {
             sizes: Sizes { tokens: 0, past: 0, sequences: step.len() as u64 },
             ids: vec![],
@@ -36,17 +39,20 @@ impl StepInputs {
             sequences: vec![],
             slots: vec![],
             cache_start: vec![],
+            cache_pages: vec![],
             past_slots: vec![],
             past_start: vec![],
         };
         for (index, (sequence, tokens)) in step.iter().enumerate() {
             let (begin, end) = (sequence.length, sequence.length + tokens.len() as u64);
-            let slot = |position: u64| (sequence.start + position) as i32;
+            let slot = |position: u64| sequence.row(position) as i32;
             inputs.ids.extend(tokens.iter().map(|&t| t as i32));
             inputs.positions.extend((begin..end).map(|p| p as i32));
             inputs.sequences.extend(tokens.iter().map(|_| index as i32));
             inputs.slots.extend((begin..end).map(slot));
-            inputs.cache_start.push(slot(0));
+            inputs.cache_start.push(PAGE_ROWS as i32 * inputs.cache_pages.len() as i32);
+            let filled = &sequence.pages[..Pages::of_rows(end) as usize];
+            inputs.cache_pages.extend(filled.iter().map(|&page| page as i32));
             inputs.past_start.push(inputs.past_slots.len() as i32);
             inputs.past_slots.extend((0..end).map(slot));
         }
@@ -61,6 +67,7 @@ impl StepInputs {
             StepInput::Sequences => &self.sequences,
             StepInput::Slots => &self.slots,
             StepInput::CacheStart => &self.cache_start,
+            StepInput::CachePages => &self.cache_pages,
             StepInput::PastSlots => &self.past_slots,
             StepInput::PastStart => &self.past_start,
         }
@@ -73,22 +80,27 @@ mod tests {
 
     #[test]
     fn a_mixed_batch_has_the_documented_arrays() {
-        let a = Sequence { start: 10, capacity: 8, length: 2 };
-        let b = Sequence { start: 4, capacity: 6, length: 0 };
-        let inputs = StepInputs::of(&[(a, &[7]), (b, &[8, 9, 5])]);
-        assert_eq!(inputs.sizes, Sizes { tokens: 4, past: 6, sequences: 2 });
+        let a = Sequence { pages: vec![3, 1], capacity: 80, length: 64 };
+        let b = Sequence { pages: vec![2, 0], capacity: 65, length: 0 };
+        let inputs = StepInputs::of(&[(&a, &[7]), (&b, &[8, 9, 5])]);
+        assert_eq!(inputs.sizes, Sizes { tokens: 4, past: 68, sequences: 2 });
         assert_eq!(inputs.ids, [7, 8, 9, 5]);
-        let expected: [(StepInput, &[i32]); 6] = [
-            (StepInput::Positions, &[2, 0, 1, 2]),
+        let past: Vec<i32> = (192..256).chain([64, 128, 129, 130]).collect();
+        let expected: [(StepInput, &[i32]); 7] = [
+            (StepInput::Positions, &[64, 0, 1, 2]),
             (StepInput::Sequences, &[0, 1, 1, 1]),
-            (StepInput::Slots, &[12, 4, 5, 6]),
-            (StepInput::CacheStart, &[10, 4]),
-            (StepInput::PastSlots, &[10, 11, 12, 4, 5, 6]),
-            (StepInput::PastStart, &[0, 3]),
+            (StepInput::Slots, &[64, 128, 129, 130]),
+            (StepInput::CacheStart, &[0, 128]),
+            (StepInput::CachePages, &[3, 1, 2]),
+            (StepInput::PastSlots, &past),
+            (StepInput::PastStart, &[0, 65]),
         ];
         for (input, array) in expected {
             assert_eq!(inputs.array(input), array, "{input:?}");
-            assert_eq!(input.elements().eval(&inputs.sizes), array.len() as u64, "{input:?}");
+            let bound = input.elements().eval(&inputs.sizes);
+            let exact = input != StepInput::CachePages;
+            assert!(array.len() as u64 <= bound, "{input:?}");
+            assert!(!exact || array.len() as u64 == bound, "{input:?}");
         }
     }
 }

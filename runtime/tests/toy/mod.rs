@@ -65,7 +65,7 @@ fn function(name: &str, launches: Vec<Launch>) -> PlanFunction {
 
 fn functions() -> Vec<PlanFunction> {
     use Buffer::{Cache, Input, Output, Table, Weight, Workspace};
-    use StepInput::{CacheStart, Positions, Sequences, Slots};
+    use StepInput::{CachePages, CacheStart, Positions, Sequences, Slots};
     let embed = PlanFunction {
         weights: vec![weight(&[("model.embed_tokens.weight", VOCAB as u64)])],
         ..function("embed", vec![launch(0, &[Weight(0), Input(0), Output(0)])])
@@ -94,6 +94,7 @@ fn functions() -> Vec<PlanFunction> {
                         Buffer::Step(Positions),
                         Buffer::Step(Sequences),
                         Buffer::Step(CacheStart),
+                        Buffer::Step(CachePages),
                         Output(0),
                     ],
                 ),

@@ -83,7 +83,7 @@ impl Design for Decode {
         let place = Place::new(b, self);
         let (first, count) = operands.keys_of(place.token);
         let queries = self.queries(b, &operands, &place);
-        let reader = Reader::new(b, self, &operands, &place, first);
+        let reader = Reader::new(b, self, operands.clone(), &place, first);
         let state = State {
             max: b.f32(LOWEST),
             sum: b.f32(0.0),
@@ -171,6 +171,7 @@ impl Decode {
         // Beyond the end, the last key is read again and weighs nothing.
         let rows: Vec<I32<'k>> =
             (0..self.keys).map(|u| (own + b.i32(u * self.groups())).min(count - 1)).collect();
+        let rows: Vec<I32<'k>> = rows.into_iter().map(|row| reader.place(b, row)).collect();
         let scores: Vec<F32<'k>> =
             rows.iter().flat_map(|&row| self.dot(b, &reader.key(row), queries)).collect();
         let scores = self.spread(b, place, (own, count), &scores);
@@ -408,6 +409,9 @@ impl Slices {
 
 /// Reads the keys and values of one token, this lane's slices.
 struct Reader<'k> {
+    operands: Operands<'k>,
+    /// The first row of the sequence.
+    first: I32<'k>,
     parts: Vec<Source<'k>>,
     value: Source<'k>,
 }
@@ -424,13 +428,15 @@ impl<'k> Reader<'k> {
     fn new(
         b: &'k Builder<'k>,
         design: &Decode,
-        operands: &Operands<'k>,
+        operands: Operands<'k>,
         place: &Place<'k>,
         first: I32<'k>,
     ) -> Self {
         let source = |tensor: &Tensor<'k>, view: &View, slices: &Slices| {
             let head = design.problem.head_of(b, view, place.first_head);
-            let row = tensor.at(&[first, head]);
+            // Rows of pages have no place relative to the first.
+            let origin = if operands.pages.is_some() { b.i32(0) } else { first };
+            let row = tensor.at(&[origin, head]);
             let stride = tensor.stride(2);
             let whole = row.index(slices.element(b, place.lane, 0).0, stride);
             let at = |slot: u64| match slices.is_ragged(slot) {
@@ -445,6 +451,16 @@ impl<'k> Reader<'k> {
         Self {
             parts: keys.map(|((tensor, view), slices)| source(tensor, view, slices)).collect(),
             value: source(&operands.v, &problem.v, &design.value),
+            first,
+            operands,
+        }
+    }
+
+    /// Where the sequence's row of that number lies, in rows from where the sources begin.
+    fn place(&self, b: &'k Builder<'k>, row: I32<'k>) -> I32<'k> {
+        match self.operands.pages {
+            Some(_) => self.operands.row(b, self.first + row),
+            None => row,
         }
     }
 

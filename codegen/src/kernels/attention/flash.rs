@@ -48,7 +48,12 @@ impl Flash {
         // A copy reads whole blocks: what follows the last key must be known to be the end.
         let bounded = inputs().all(|view| view.shape[0].constant().is_none());
         let stored = problem.out.strides[2] == 1 && problem.value.is_multiple_of(8);
-        if !multiplied || !bounded || !stored || inputs().any(|view| view.dtype != dtype) {
+        if problem.page.is_some()
+            || !multiplied
+            || !bounded
+            || !stored
+            || inputs().any(|view| view.dtype != dtype)
+        {
             return None;
         }
         // The greatest score times the factor is the greatest of the products.

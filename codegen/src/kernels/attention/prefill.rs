@@ -256,7 +256,7 @@ impl<'k> Block<'k, '_> {
         let n_scores = (THREAD_ROWS * self.design.keys) as usize;
         let mut scores = vec![b.f32(0.0); n_scores];
         let keys = &self.tiles.keys;
-        let key = (from + keys.row).min(end - 1);
+        let key = self.operands.row(b, (from + keys.row).min(end - 1));
         for (part, &query) in queries.iter().enumerate() {
             let head =
                 self.design.problem.head_of(b, &self.design.problem.k[part], self.place.first_head);
@@ -386,7 +386,7 @@ impl<'k> Block<'k, '_> {
             let left = (keys - at).div_ceil(AT_ONCE as i32) * AT_ONCE as i32;
             let keys = left.min(b.i32(values.keys));
             b.barrier();
-            values.fill(b, &self.operands.v, head, (from + at, end - 1), keys);
+            values.fill(b, self.operands, head, (from + at, end - 1), keys);
             b.barrier();
             let weights = self.tiles.weights.index(at, WEIGHTS_PITCH).index(self.place.row, 4);
             b.if_else(concerned, sums.clone(), || self.accumulate(weights, keys, sums))

@@ -1,5 +1,6 @@
 //! Tiles of queries, keys and values in shared memory, as float32.
 
+use super::Operands;
 use crate::builder::{Bool, Builder, F32, I32, Ptr};
 use crate::tensor::Tensor;
 
@@ -70,18 +71,19 @@ impl<'k> Values<'k> {
     pub(super) fn fill(
         &self,
         b: &'k Builder<'k>,
-        tensor: &Tensor<'k>,
+        operands: &Operands<'k>,
         head: I32<'k>,
         (first, last): (I32<'k>, I32<'k>),
         keys: I32<'k>,
     ) {
+        let tensor = &operands.v;
         let width = tensor.vector_width();
         let vectors = self.len / width;
         let threads = u64::from(b.threads());
         let (to, step) = (keys * b.i32(vectors), b.i32(threads));
         let fill = |item: I32<'k>| {
             let (key, at) = (item / b.i32(vectors), item % b.i32(vectors) * b.i32(width));
-            let row = (first + key).min(last);
+            let row = operands.row(b, (first + key).min(last));
             let values = tensor.at(&[row, head, at]).load(tensor.dtype(), width);
             let to = self.shared.index(key, 4 * self.len).index(at, 4);
             store(to, &values);
