@@ -48,8 +48,8 @@ struct Row {
     work: Work,
     /// Registers, spills, stack.
     entry: ptxas::EntryReport,
-    /// The loop with the most multiply-adds.
-    steady: Option<Mix>,
+    /// The loop with the most multiply-adds, or the loops where warpgroups have one each.
+    steady: Vec<Mix>,
 }
 
 /// Compiles, assembles and measures; writes the page, or with `check` compares it with the committed one.
@@ -100,14 +100,15 @@ fn rows(root: &Path, phase: &Path) -> Result<Vec<Row>> {
     let mut rows = vec![];
     for work in work::of_plan(&plan)? {
         let entry = report.entries.get(&work.name).cloned().unwrap_or_default();
-        let steady = code.get(&work.name).and_then(|code| {
-            let mixes = tensor_loops(code).into_iter();
-            let mixes = mixes.map(|found| Mix::of(found.hot.iter().map(|at| &code[*at])));
-            mixes.max_by_key(|mix| mix.macs)
-        });
+        let code = code.get(&work.name).map_or(&[][..], Vec::as_slice);
+        let mixes = tensor_loops(code).into_iter();
+        let mixes = mixes.map(|found| Mix::of(found.hot.iter().map(|at| &code[*at])));
+        let mut steady: Vec<Mix> = mixes.collect();
+        let most = steady.iter().map(|mix| mix.macs).max();
+        steady.retain(|mix| Some(mix.macs) == most);
         rows.push(Row { work, entry, steady });
     }
-    rows.sort_by_key(|row| row.steady.is_none());
+    rows.sort_by_key(|row| row.steady.is_empty());
     Ok(rows)
 }
 

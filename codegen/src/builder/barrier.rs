@@ -13,4 +13,16 @@ impl<'k> Builder<'k> {
     pub(crate) fn warp_barrier(&'k self) {
         self.op("nvvm.bar.warp.sync", &[self.i32(-1).raw], &[], &[]);
     }
+
+    /// Arrives at the barrier of that number and waits until `threads` threads of the CTA have:
+    /// `barrier.sync` (PTX ISA 9.7.13.1).
+    pub(crate) fn named_barrier(&'k self, number: u64, threads: u64) {
+        self.assembly(&format!("bar.sync {number}, {threads};"), "~{memory}", &[], &[]);
+    }
+
+    /// Arrives at the barrier of that number, for `threads` threads of the CTA, without waiting:
+    /// `barrier.arrive` (PTX ISA 9.7.13.1).
+    pub(crate) fn named_arrive(&'k self, number: u64, threads: u64) {
+        self.assembly(&format!("bar.arrive {number}, {threads};"), "~{memory}", &[], &[]);
+    }
 }

@@ -113,6 +113,31 @@ impl<'k> Builder<'k> {
         self.assembly_in_place(&text, sums, &form.constraints, &operands)
     }
 
+    /// `sums + a * w` for 16 rows of `w`, which a descriptor of
+    /// [`Builder::wgmma_descriptor_across`] names; `a` in shared memory as for [`Builder::wgmma`];
+    /// the same instruction.
+    pub(crate) fn wgmma_across(
+        &'k self,
+        dtype: DType,
+        columns: u64,
+        [a, w]: [I64<'k>; 2],
+        sums: &[F32<'k>],
+    ) -> Vec<F32<'k>> {
+        let form = Form { left: 1, constraints: "l,l,r".into(), transposed: true };
+        let text = mma_async(dtype, columns, &form);
+        let operands = [a.raw, w.raw, self.i32(1).raw];
+        self.assembly_in_place(&text, sums, &form.constraints, &operands)
+    }
+
+    /// Stores 16 rows of 16 elements of 16 bits, held as [`Builder::wgmma_of_registers`] has them;
+    /// lane `i` gives where the 16 bytes of row `i % 8` of matrix `i / 8` go, the matrices being
+    /// those of the words in order: `stmatrix.x4` (PTX ISA 9.7.14.5.16).
+    pub(crate) fn store_matrices(&'k self, to: I32<'k>, words: [I32<'k>; 4]) {
+        let operands: Vec<_> = [to.raw].into_iter().chain(words.iter().map(|w| w.raw)).collect();
+        let text = "stmatrix.sync.aligned.m8n8.x4.shared.b16 [$0], {$1, $2, $3, $4};";
+        self.assembly(text, "r,r,r,r,r,~{memory}", &operands, &[]);
+    }
+
     /// The same words, in registers that what comes before has filled: products that read them from
     /// there are ordered by a fence that follows.
     pub(crate) fn hold(&'k self, words: &[I32<'k>]) -> Vec<I32<'k>> {

@@ -2,14 +2,16 @@
 //! never stored. Heads that read the same keys and values are computed together (multi-query
 //! and grouped-query attention; MLA after absorption, DeepSeek-V2 2.1.2).
 //!
-//! `attention/flash.rs` is for many tokens on tensor cores, where tensor copies can read the
-//! operands; `attention/prefill.rs` for many tokens otherwise, `attention/decode.rs` for one token
+//! On tensor cores, where tensor copies can read the operands: `attention/latent.rs` for many heads
+//! that share a latent in a paged cache, `attention/flash.rs` for many tokens otherwise. On CUDA cores: `attention/prefill.rs` for many tokens otherwise, `attention/decode.rs` for one token
 //! per sequence; all are correct for any step. Keys of several sequences may lie anywhere among the rows of the
 //! cache; rows that belong to no sequence of the step are not read.
 
 mod decode;
 mod flash;
+mod latent;
 mod prefill;
+mod softmax;
 mod tile;
 
 use super::{Design, Step};
@@ -64,6 +66,9 @@ pub(super) fn design(
              `[S, Hv, dv]`; `Hk` and `Hv` divide `H`",
         )
     })?;
+    if let Some(latent) = latent::Latent::new(&problem, target) {
+        return Ok(Box::new(latent));
+    }
     Ok(match step.phase {
         Phase::Decode => Box::new(decode::Decode::new(problem, step.sizes)),
         Phase::Prefill => match flash::Flash::new(&problem, target) {

@@ -98,6 +98,35 @@ fn latent(name: &'static str, tokens: u64, heads: u64, [d, rotary, value]: [u64;
     Case { name, spec, tokens }
 }
 
+/// As MLA's cache has them after absorption: a latent, which is the values too, and rotary keys.
+fn absorbed(name: &'static str, tokens: u64, heads: u64, parts: &[u64], value: u64) -> Case {
+    let row = parts.iter().sum();
+    let cached = |d: u64| {
+        let strides = vec![row, 0, 1];
+        View { strides, ..in_rows(Bf16, CACHE.into(), 1, d, row, 16) }
+    };
+    let spec = KernelSpec::Attention {
+        q: parts.iter().map(|&d| in_rows(Bf16, t(), heads, d, heads * d, 16)).collect(),
+        k: parts.iter().map(|&d| cached(d)).collect(),
+        v: cached(value),
+        out: in_rows(Bf16, t(), heads, value, heads * value, 16),
+        scale: Real(1.0 / (row as f64).sqrt()),
+        page: Some(64),
+        values_in_keys: true,
+    };
+    Case { name, spec, tokens }
+}
+
+/// Those that tensor cores compute in a paged cache.
+pub(crate) fn latent_attentions() -> Vec<Case> {
+    vec![
+        absorbed("latent v3", 1, 128, &[512, 64], 512),
+        absorbed("latent v2 lite", 2, 16, &[512, 64], 512),
+        absorbed("latent uneven", 3, 72, &[136, 8, 24], 128),
+        absorbed("latent alone", 1, 64, &[256], 256),
+    ]
+}
+
 /// Those that tensor cores compute in prefill.
 pub(crate) fn packed_attentions() -> Vec<Case> {
     vec![

@@ -47,6 +47,18 @@ fn attention_on_tensor_cores_agrees_with_loops() {
     }
 }
 
+/// The same bound: depths are up to 576, where the truncated sums are off by less than 3e-4 before
+/// the factor.
+#[test]
+fn attention_to_a_latent_agrees_with_loops() {
+    for case in cases::latent_attentions() {
+        for (i, &batch) in DECODE.iter().chain(&PREFILL[1..3]).enumerate() {
+            let ran = check_within(&case, batch, i as u64, 1.0 / 512.0 + 2e-4);
+            assert!(ran.tensor_cores, "{}", case.name);
+        }
+    }
+}
+
 #[test]
 fn attention_agrees_with_loops() {
     for case in cases::attentions() {
@@ -146,7 +158,13 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
         array
     };
     let (mut k, mut v): (Vec<Array>, Array) = (k.iter().map(&mut cache).collect(), cache(v));
-    assert!(!values_in_keys, "{}", case.name);
+    if *values_in_keys {
+        v.each(|v, index| {
+            if owned.contains(&index[0]) {
+                v.set(index, k[0].get(index));
+            }
+        });
+    }
     let (old_k, old_v) = (k.clone(), v.clone());
     let mut out = Array::poisoned(out, &sizes);
     let integers = |values: &mut dyn Iterator<Item = u64>| {

@@ -52,7 +52,7 @@ pub(super) fn for_work(work: &Work, phase: &str) -> Option<Figure> {
         }
         ("gemm", true) => Some(figure("DeepGEMM bf16 256x128", 51.0, 132.0)),
         ("attention", true) => Some(figure("FlashAttention-3", 193.0, f64::NAN)),
-        ("attention", false) => Some(figure("FlashMLA, of its two warpgroups", 150.0, f64::NAN)),
+        ("attention", false) => Some(figure("FlashMLA; its second warpgroup 202", 150.0, f64::NAN)),
         _ => None,
     }
 }

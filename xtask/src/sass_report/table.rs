@@ -22,7 +22,7 @@ pub(super) fn page(sections: &[(&Case, Vec<Row>)], ptxas: &str) -> String {
     for (case, rows) in sections {
         text.push_str(&format!("\n## {}\n\n", case.title));
         let (multiply, rest): (Vec<&Row>, Vec<&Row>) =
-            rows.iter().partition(|row| row.steady.is_some());
+            rows.iter().partition(|row| !row.steady.is_empty());
         text.push_str(
             "| kernel | computes | N x K | tile | threads | regs | spills | shared | insn | stall | published |\n\
              |---|---|---|---|---|---|---|---|---|---|---|\n",
@@ -39,14 +39,21 @@ pub(super) fn page(sections: &[(&Case, Vec<Row>)], ptxas: &str) -> String {
 }
 
 fn product(row: &Row, case: &Case) -> String {
-    let [instructions, stall] = row.steady.as_ref().map_or([f64::NAN; 2], per_tile);
+    let figures: Vec<[f64; 2]> = row.steady.iter().map(per_tile).collect();
+    let column = |at: usize| {
+        let mut texts: Vec<String> = figures.iter().map(|f| format!("{:.1}", f[at])).collect();
+        texts.dedup();
+        texts.join(" / ")
+    };
     let figure = published::for_work(&row.work, case.phase);
     let tile: Vec<String> = row.work.boxes.iter().map(u64::to_string).collect();
     format!(
-        "{} | {} | {} | {instructions:.1} | {stall:.1} | {} |\n",
+        "{} | {} | {} | {} | {} | {} |\n",
         start(row),
         tile.join(" x "),
         resources(row),
+        column(0),
+        column(1),
         figure.map(theirs).unwrap_or_default()
     )
 }

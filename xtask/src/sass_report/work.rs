@@ -20,7 +20,8 @@ pub(super) struct Work {
     pub(super) threads: u64,
     /// Bytes of dynamic shared memory.
     pub(super) shared_bytes: u64,
-    /// Rows of `a` and of `w` that a tensor copy brings: the tile, where there is one.
+    /// Rows that tensor copies bring of each operand, those alike told once: the tile, where there is
+    /// one.
     pub(super) boxes: Vec<u64>,
 }
 
@@ -48,8 +49,14 @@ fn work(kernel: &Value, computes: &str) -> Result<Work> {
         <[u64; 2]>::try_from(sizes).ok().map(|[k, n]| [n, k])
     };
     let maps = list(&geometry["tensor_maps"]).iter();
-    let boxes =
-        maps.filter(|map| map["swizzle"] != 0).filter_map(|map| map["box_dims"][1].as_u64());
+    let mut boxes: Vec<u64> = maps
+        .filter(|map| map["swizzle"] != 0)
+        .filter_map(|map| map["box_dims"][1].as_u64())
+        .collect();
+    // An attention has a map for each part of the queries and keys.
+    if !family.ends_with("gemm") {
+        boxes.dedup();
+    }
     Ok(Work {
         name: text(&kernel["name"]).context("a kernel of the plan has no name")?,
         product: last_two(&spec["w"]["shape"]).filter(|_| family.ends_with("gemm")),
@@ -57,7 +64,7 @@ fn work(kernel: &Value, computes: &str) -> Result<Work> {
         computes: computes.to_owned(),
         threads: list(&geometry["block"]).iter().filter_map(Value::as_u64).product(),
         shared_bytes: geometry["shared_bytes"].as_u64().unwrap_or(0),
-        boxes: boxes.collect(),
+        boxes,
     })
 }
 

@@ -8,12 +8,11 @@
 //! before still are. CTAs whose tokens see most keys come first.
 //!
 //! In reading order: `layout` (sizes of blocks, shared memory), `rows` (which keys a token sees),
-//! `softmax` (from scores to weights), `consumer` (the products).
+//! `consumer` (the products).
 
 mod consumer;
 mod layout;
 mod rows;
-mod softmax;
 
 use super::{Operands, Problem};
 use crate::builder::{Builder, I32};

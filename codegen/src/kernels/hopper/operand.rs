@@ -33,7 +33,7 @@ pub(super) fn boxed(
     let &[to_batch, to_row, to_column] = &view.strides[..] else { return None };
     let bytes = view.dtype.bytes();
     let dense = to_column == 1 && k.constant()? > 0;
-    if !dense || view.align < ALIGN || batch.constant().is_none() {
+    if !dense || view.align < ALIGN {
         return None;
     }
     // Where an axis has one element its stride means nothing.

@@ -1,8 +1,8 @@
 //! The products of a warpgroup: scores, weighted sums of values, results.
 
+use super::super::softmax::{Softmax, half};
 use super::layout::{self, STAGES};
-use super::rows::Seen;
-use super::softmax::{self, Softmax, half};
+use super::rows::{self, Seen};
 use super::{Cta, WARPGROUP};
 use crate::builder::convert::pack;
 use crate::builder::{F32, I32, I64, wgmma};
@@ -110,8 +110,8 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
     ) -> (Softmax<'k>, Vec<F32<'k>>, [F32<'k>; 2]) {
         let (b, design) = (self.cta.b, self.cta.design);
         let from = self.cta.first_key + block * design.layout.keys as i32;
-        let scores = softmax::mask(b, &self.seen, from, self.column, scores);
-        softmax.take(b, &scores, design.problem.scale)
+        let scores = rows::mask(b, &self.seen, from, self.column, scores);
+        softmax.take(b, &scores, design.problem.scale, None)
     }
 
     /// Weights as the left operand of a product has them.

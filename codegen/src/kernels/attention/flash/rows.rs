@@ -1,8 +1,9 @@
 //! Which keys tokens see.
 
 use super::super::Operands;
+use super::super::softmax::half;
 use super::layout::ROWS;
-use crate::builder::{Bool, Builder, I32};
+use crate::builder::{Bool, Builder, F32, I32};
 
 /// Keys from `first` to before `end`.
 #[derive(Clone, Copy)]
@@ -74,4 +75,25 @@ impl<'k> Seen<'k> {
         let (at, count) = (from - first, end - first);
         move |i| (at + self.b.i32(i)).lt(count)
     }
+}
+
+/// Scores of the block from key `from` on, those of keys that are not seen taken out. `column` is
+/// that of the thread's first score.
+pub(super) fn mask<'k>(
+    b: &'k Builder<'k>,
+    seen: &Seen<'k>,
+    from: I32<'k>,
+    column: I32<'k>,
+    scores: Vec<F32<'k>>,
+) -> Vec<F32<'k>> {
+    let keys = 2 * scores.len() as u64;
+    let hides = seen.hides(from, keys);
+    b.if_else(hides, scores.clone(), || {
+        let sees = [0, 1].map(|row| seen.sees(row, from + column));
+        let masked = |(number, score): (usize, F32<'k>)| {
+            let key = (number / 4 * 8 + number % 2) as u64;
+            score.when(sees[half(number)](key), b.f32(f32::NEG_INFINITY))
+        };
+        scores.into_iter().enumerate().map(masked).collect()
+    })
 }

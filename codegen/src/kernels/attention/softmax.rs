@@ -1,8 +1,8 @@
-//! From scores to weights, for the two rows of a thread.
+//! From scores to weights, for the two rows of a thread of a warpgroup whose products are in
+//! registers.
 
-use super::super::LOWEST;
-use super::rows::Seen;
-use crate::builder::{Builder, F32, I32};
+use super::LOWEST;
+use crate::builder::{Builder, F32};
 
 /// What is known of both rows after some keys: the greatest score, before the factor, and this
 /// thread's share of the sum of weights.
@@ -26,12 +26,14 @@ impl<'k> Softmax<'k> {
     }
 
     /// Takes a block of scores: the state after it, the weights, and by what earlier sums of each
-    /// row are to be multiplied.
+    /// row are to be multiplied. The greatest score is `at_least` that where someone else knows of
+    /// one.
     pub(super) fn take(
         &self,
         b: &'k Builder<'k>,
         scores: &[F32<'k>],
         scale: f32,
+        at_least: Option<[F32<'k>; 2]>,
     ) -> (Self, Vec<F32<'k>>, [F32<'k>; 2]) {
         let mut next = self.clone();
         for (number, &score) in scores.iter().enumerate() {
@@ -40,6 +42,9 @@ impl<'k> Softmax<'k> {
         }
         // Four neighbouring lanes hold a row.
         next.max = next.max.map(|max| max.across(4, F32::max));
+        if let Some(others) = at_least {
+            next.max = [0, 1].map(|row| next.max[row].max(others[row]));
+        }
         let factors = [0, 1].map(|row| ((self.max[row] - next.max[row]) * scale).ex2_approx());
         let below = next.max.map(|max| max * -scale);
         let weight = |(number, &score): (usize, &F32<'k>)| {
@@ -54,29 +59,15 @@ impl<'k> Softmax<'k> {
         (next, weights, factors)
     }
 
+    /// With greater greatest scores: the state, and by what weights and sums of each row are to be
+    /// multiplied.
+    pub(super) fn raised(&self, max: [F32<'k>; 2], scale: f32) -> (Self, [F32<'k>; 2]) {
+        let factors = [0, 1].map(|row| ((self.max[row] - max[row]) * scale).ex2_approx());
+        (Self { max, sum: [0, 1].map(|row| self.sum[row] * factors[row]) }, factors)
+    }
+
     /// What sums of values are multiplied by in the end.
     pub(super) fn inverse(&self) -> [F32<'k>; 2] {
         self.sum.map(|sum| sum.across(4, |x, y| x + y).rcp_approx())
     }
-}
-
-/// Scores of the block from key `from` on, those of keys that are not seen taken out. `column` is
-/// that of the thread's first score.
-pub(super) fn mask<'k>(
-    b: &'k Builder<'k>,
-    seen: &Seen<'k>,
-    from: I32<'k>,
-    column: I32<'k>,
-    scores: Vec<F32<'k>>,
-) -> Vec<F32<'k>> {
-    let keys = 2 * scores.len() as u64;
-    let hides = seen.hides(from, keys);
-    b.if_else(hides, scores.clone(), || {
-        let sees = [0, 1].map(|row| seen.sees(row, from + column));
-        let masked = |(number, score): (usize, F32<'k>)| {
-            let key = (number / 4 * 8 + number % 2) as u64;
-            score.when(sees[half(number)](key), b.f32(f32::NEG_INFINITY))
-        };
-        scores.into_iter().enumerate().map(masked).collect()
-    })
 }
