@@ -92,6 +92,9 @@ pub(crate) fn design(
         KernelSpec::Gather { table, out } => gather::gather(table, out, step),
         KernelSpec::Scatter { x, table } => gather::scatter(x, table, step),
         KernelSpec::Attention { .. } => attention::design(spec, step, target)?,
+        KernelSpec::AttentionMerge { partial, log_sums, out } => {
+            attention::merge(partial, log_sums, out, step)
+        }
         KernelSpec::RoutePlan { chosen, n_experts } => {
             route_plan::design(chosen, *n_experts, step)?
         }

@@ -250,7 +250,7 @@ pub enum KernelSpec {
         table: View,
     },
     /// Causal attention with online softmax. Operands: q parts.., k parts.., v, positions,
-    /// sequences, kv_start, \[pages\], out. Scores are the sum over parts of inner products. Keys
+    /// sequences, kv_start, \[pages\], out, \[log_sums\]. Scores are the sum over parts of inner products. Keys
     /// of the token at position `p` of sequence `b`: rows `kv_start[b] ..= kv_start[b] + p` of each
     /// k part and of v. `positions`, `sequences`: i32 `[T]`; `kv_start`: i32 `[B]`.
     Attention {
@@ -262,7 +262,7 @@ pub enum KernelSpec {
         k: Vec<View>,
         /// `[S, Hv, dv]`
         v: View,
-        /// `[T, H, dv]`
+        /// `[T, H, dv]`; of chunks `[T, C, H, dv]`.
         out: View,
         /// Factor on the scores.
         scale: Real,
@@ -275,6 +275,22 @@ pub enum KernelSpec {
         /// Whether v is the leading elements of the first k part, in memory too.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         values_in_keys: bool,
+        /// Where given, the keys of a token are divided into `C` chunks of about as many, whose
+        /// results are kept apart: f32 `[T, C, H]`, the base-2 logarithms of the sums of weights
+        /// (the powers of `e` of scores), with which [`KernelSpec::AttentionMerge`] brings them
+        /// together. A chunk without keys has 0 as its result, and minus infinity here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        log_sums: Option<View>,
+    },
+    /// `out[t, h, d] = sum_c 2^log_sums[t, c, h] * partial[t, c, h, d] / sum_c 2^log_sums[t, c, h]`:
+    /// the chunks of an attention brought together. Operands: partial, log_sums, out.
+    AttentionMerge {
+        /// `[T, C, H, dv]`
+        partial: View,
+        /// `[T, C, H]`
+        log_sums: View,
+        /// `[T, H, dv]`
+        out: View,
     },
     /// The best `k` of each row, best first, of equals the lower index. Operands: scores, chosen.
     TopK {
@@ -406,6 +422,7 @@ impl KernelSpec {
             Self::Gather { .. } => "gather",
             Self::Scatter { .. } => "scatter",
             Self::Attention { .. } => "attention",
+            Self::AttentionMerge { .. } => "attention_merge",
             Self::TopK { .. } => "top_k",
             Self::Router { .. } => "router",
             Self::Pick { .. } => "pick",

@@ -118,10 +118,14 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
         KernelSpec::Scatter { x, table } => {
             vec![read(x), index(x.shape[0].clone()), write(table)]
         }
-        KernelSpec::Attention { q, k, v, out, page, .. } => {
+        KernelSpec::Attention { q, k, v, out, page, log_sums, .. } => {
             let rows = q.iter().chain(k).chain([v]).map(read);
             let steps = 3 + usize::from(page.is_some());
-            rows.chain((0..steps).map(|_| step())).chain([write(out)]).collect()
+            let results = [out].into_iter().chain(log_sums).map(write);
+            rows.chain((0..steps).map(|_| step())).chain(results).collect()
+        }
+        KernelSpec::AttentionMerge { partial, log_sums, out } => {
+            vec![read(partial), read(log_sums), write(out)]
         }
         KernelSpec::TopK { scores, chosen, .. } => vec![read(scores), write(chosen)],
         KernelSpec::Router { logits, bias, chosen, weight, .. } => {

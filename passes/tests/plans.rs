@@ -7,7 +7,7 @@ mod models;
 use models::{Builder, Config, TINY, V3, attention, experts, model};
 use moec_ir::graph::{BinaryFn, Entry, NodeId, Step, UnaryFn, ValueId};
 use moec_ir::kernel::Scalar;
-use moec_ir::{DType, Dim, Graph, KernelSpec, Phase, Plan, Sym, Target, TensorType};
+use moec_ir::{DType, Dim, Graph, KernelSpec, Phase, Plan, Sizes, Sym, Target, TensorType};
 use moec_passes::{Family, Options, optimize};
 
 fn plan(c: &Config, phase: Phase, options: &Options) -> Plan {
@@ -49,6 +49,29 @@ fn decode_absorbs_the_up_projections_and_prefill_expands_them() {
         ["bf16[S, 128, 128] strides [32768, 256, 1]", "bf16[S, 1, 64] strides [576, 0, 1]"]
     );
     assert!(families(&prefill, "sparse").contains(&"gather"));
+}
+
+/// A batch fills the GPU as it is; for one sequence its keys are divided among CTAs.
+#[test]
+fn the_keys_of_few_sequences_are_divided_into_chunks() {
+    let chunks = |sequences: u64, past: u64| {
+        let sizes = Sizes { tokens: sequences, past: sequences * past, sequences };
+        let options = Options { workload: Some(sizes), ..Default::default() };
+        let plan = plan(&V3, Phase::Decode, &options);
+        let merged = families(&plan, "sparse").contains(&"attention_merge");
+        let chunks = plan.kernels.iter().find_map(|kernel| match &kernel.spec {
+            KernelSpec::Attention { log_sums: Some(sums), .. } => sums.shape[1].constant(),
+            _ => None,
+        });
+        assert_eq!(merged, chunks.is_some());
+        chunks
+    };
+    // 132 SMs, two blocks of 64 heads for each token, at least 512 keys.
+    assert_eq!(chunks(128, 4096), None);
+    assert_eq!(chunks(8, 4096), Some(8));
+    assert_eq!(chunks(16, 4096), Some(4));
+    assert_eq!(chunks(1, 65536), Some(66));
+    assert_eq!(chunks(1, 700), None);
 }
 
 #[test]

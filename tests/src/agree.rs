@@ -2,7 +2,7 @@
 
 use moec_ir::graph::UnaryFn;
 use moec_ir::plan::PAGE_ROWS;
-use moec_ir::{DType, Diagnostic, Graph, Op, Phase, Target, e4m3};
+use moec_ir::{DType, Diagnostic, Graph, Op, Phase, Sizes, Target, e4m3};
 use moec_runtime::weights::Demand;
 use moec_runtime::{Artefact, Checkpoint, Compiled, Engine, Reference, Rows, Session, device};
 use rand::rngs::SmallRng;
@@ -21,7 +21,7 @@ const ABSORB: [&str; 2] = ["absorb-key-projection", "absorb-value-projection"];
 
 /// Compares logits of random sequences of the given lengths: emulator against reference, as one
 /// prefill of all sequences and as a prefill of half and decoding of the rest, with and without
-/// the rules of absorption.
+/// the rules of absorption, and with a plan for decoding a long sequence alone.
 ///
 /// # Errors
 /// The outer where something could not be run, the inner where logits differ.
@@ -43,10 +43,12 @@ pub fn agree(graph: &Graph, lengths: &[usize]) -> Result<Result<(), String>, Vec
     // What bfloat16 rounds differently falls on the other side of e4m3's boundaries here and
     // there. Two roundings that are independent differ by sqrt(2) times what each of them costs.
     let limit = LIMIT + std::f64::consts::SQRT_2 * cost;
-    for without in [&[][..], &ABSORB] {
-        let artefact = compile(graph, without)?;
+    let alone = Sizes { tokens: 1, past: 4096, sequences: 1 };
+    for (without, decode) in [(&[][..], None), (&ABSORB, None), (&[], Some(alone))] {
+        let artefact = compile(graph, without, decode)?;
         let rows = lengths.iter().map(|&n| (n as u64).next_multiple_of(PAGE_ROWS)).sum();
-        for stepwise in [false, true] {
+        let ways = if decode.is_some() { &[true][..] } else { &[false, true] };
+        for &stepwise in ways {
             let device = Box::new(device::Emulator::default());
             let mut session =
                 Session::new(device, artefact.clone(), &checkpoint, rows, &mut |_| {})?;
@@ -118,12 +120,18 @@ fn logits(
     }
 }
 
-fn compile(graph: &Graph, without: &[&str]) -> Result<Artefact, Vec<Diagnostic>> {
+fn compile(
+    graph: &Graph,
+    without: &[&str],
+    decode: Option<Sizes>,
+) -> Result<Artefact, Vec<Diagnostic>> {
     let target = Target::named("h800").unwrap_or_else(|| panic!("h800 is a target"));
-    let without = without.iter().map(|r| (*r).to_owned()).collect();
-    let options = moec_passes::Options { without, ..Default::default() };
+    let without: Vec<String> = without.iter().map(|r| (*r).to_owned()).collect();
     let mut phases = BTreeMap::new();
     for phase in Phase::ALL {
+        let workload = decode.filter(|_| phase == Phase::Decode);
+        let options =
+            moec_passes::Options { without: without.clone(), workload, ..Default::default() };
         let optimized = moec_passes::optimize(graph, &target, phase, &options)?;
         let generated = moec_codegen::generate(&optimized.plan, Default::default())?;
         phases.insert(phase, Compiled { plan: generated.plan, ptx: generated.ptx });

@@ -93,6 +93,12 @@ impl<'k> F32<'k> {
         self.unary_intrinsic("llvm.nvvm.ex2.approx.ftz.f32")
     }
 
+    /// Base-2 logarithm, absolute error below 2^-22 between 0.5 and 2 and relative elsewhere; minus
+    /// infinity at 0: `lg2.approx.ftz.f32` (PTX ISA 9.7.3.19).
+    pub(crate) fn lg2_approx(self) -> Self {
+        self.unary_intrinsic("llvm.nvvm.lg2.approx.ftz.f")
+    }
+
     /// `1 / self` within 1 ulp: `rcp.approx.ftz.f32` (PTX ISA 9.7.3.12).
     pub(crate) fn rcp_approx(self) -> Self {
         self.unary_intrinsic("llvm.nvvm.rcp.approx.ftz.f")

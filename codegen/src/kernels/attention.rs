@@ -3,21 +3,27 @@
 //! and grouped-query attention; MLA after absorption, DeepSeek-V2 2.1.2).
 //!
 //! On tensor cores, where tensor copies can read the operands: `attention/latent.rs` for many heads
-//! that share a latent in a paged cache, `attention/flash.rs` for many tokens otherwise. On CUDA cores: `attention/prefill.rs` for many tokens otherwise, `attention/decode.rs` for one token
-//! per sequence; all are correct for any step. Keys of several sequences may lie anywhere among the rows of the
-//! cache; rows that belong to no sequence of the step are not read.
+//! that share a latent in a paged cache, `attention/flash.rs` for many tokens otherwise. On CUDA
+//! cores: `attention/decode.rs` for one token per sequence, `attention/prefill.rs` for many. All are
+//! correct for any step. Keys of several sequences may lie anywhere among the rows of the cache; rows
+//! that belong to no sequence of the step do no harm. `attention/merge.rs` brings chunks of keys
+//! together.
 
 mod decode;
 mod flash;
 mod latent;
+mod merge;
 mod prefill;
 mod softmax;
 mod tile;
+
+pub(super) use merge::design as merge;
 
 use super::{Design, Step};
 use crate::builder::{Builder, I32, Ptr};
 use crate::tensor::Tensor;
 use moec_ir::kernel::{KernelSpec, View};
+use moec_ir::plan::PAGE_ROWS;
 use moec_ir::{Diagnostic, Dim, Phase, Target};
 
 /// What any variant computes.
@@ -29,8 +35,10 @@ struct Problem {
     k: Vec<View>,
     /// `[S, Hv, dv]`
     v: View,
-    /// `[T, H, dv]`
+    /// `[T, H, dv]`, or `[T, C, H, dv]`
     out: View,
+    /// `[T, C, H]`, where chunks of keys have results of their own.
+    log_sums: Option<View>,
     /// Factor on the scores, times log2(e): weights are powers of 2.
     scale: f32,
     heads: u64,
@@ -70,6 +78,7 @@ pub(super) fn design(
         return Ok(Box::new(latent));
     }
     Ok(match step.phase {
+        _ if problem.log_sums.is_some() => Box::new(decode::Decode::new(problem, step.sizes)),
         Phase::Decode => Box::new(decode::Decode::new(problem, step.sizes)),
         Phase::Prefill => match flash::Flash::new(&problem, target) {
             Some(flash) => Box::new(flash),
@@ -80,15 +89,22 @@ pub(super) fn design(
 
 impl Problem {
     fn new(spec: &KernelSpec) -> Result<Self, String> {
-        let KernelSpec::Attention { q, k, v, out, scale, page, values_in_keys } = spec else {
+        let KernelSpec::Attention { q, k, v, out, scale, page, values_in_keys, log_sums } = spec
+        else {
             return Err(format!("is asked for, not {}", spec.family()));
         };
+        // Chunks lie between tokens and heads.
+        let inner = usize::from(log_sums.is_some());
         let fixed = |view: &View, axis: usize| match view.shape.as_slice() {
             [_, _, _] => view.shape[axis].constant().filter(|&n| n > 0),
             _ => None,
         };
         let size = |view, axis| fixed(view, axis).ok_or_else(|| format!("has an operand {view}"));
-        let (heads, value) = (size(out, 1)?, size(out, 2)?);
+        let size_of_out = |axis: usize| {
+            let size = out.shape.get(axis + inner).and_then(Dim::constant).filter(|&n| n > 0);
+            size.ok_or_else(|| format!("has results {out}"))
+        };
+        let (heads, value) = (size_of_out(1)?, size_of_out(2)?);
         if size(v, 2)? != value {
             return Err(format!("has values {v} and results {out}"));
         }
@@ -124,6 +140,7 @@ impl Problem {
             k: k.to_vec(),
             v: v.clone(),
             out: out.clone(),
+            log_sums: log_sums.clone(),
             page: *page,
             values_in_keys: *values_in_keys,
             scale: (scale.0 * std::f64::consts::LOG2_E) as f32,
@@ -140,7 +157,17 @@ impl Problem {
 
     /// Number of pointer parameters.
     fn operands(&self) -> usize {
-        2 * self.q.len() + 5 + usize::from(self.page.is_some())
+        self.out_at() + 1 + usize::from(self.log_sums.is_some())
+    }
+
+    /// Which parameter the results are.
+    fn out_at(&self) -> usize {
+        2 * self.q.len() + 4 + usize::from(self.page.is_some())
+    }
+
+    /// Chunks of a token's keys.
+    fn chunks(&self) -> u64 {
+        self.log_sums.as_ref().and_then(|view| view.shape[1].constant()).unwrap_or(1)
     }
 
     fn bind<'k>(&self, b: &'k Builder<'k>) -> Operands<'k> {
@@ -159,7 +186,8 @@ impl Problem {
             sequences: integers(2),
             kv_start: integers(3),
             pages: self.page.map(|rows| (integers(4), rows)),
-            out: tensor(self.operands() - 1, &self.out),
+            out: tensor(self.out_at(), &self.out),
+            log_sums: self.log_sums.as_ref().map(|view| tensor(self.out_at() + 1, view)),
         }
     }
 
@@ -184,6 +212,7 @@ struct Operands<'k> {
     /// The list of pages, and the rows of each.
     pages: Option<(Ptr<'k>, u64)>,
     out: Tensor<'k>,
+    log_sums: Option<Tensor<'k>>,
 }
 
 impl<'k> Operands<'k> {
@@ -193,6 +222,27 @@ impl<'k> Operands<'k> {
         let first = self.kv_start.index(sequence, 4).load_scalar();
         let position: I32<'k> = self.positions.index(token, 4).load_scalar();
         (first, position + 1)
+    }
+
+    /// Of the keys of a token, those of a chunk of `chunks`: whole pairs of pages, as a step of two
+    /// warpgroups takes them. Late chunks may have none.
+    fn keys_of_chunk(&self, token: I32<'k>, chunk: I32<'k>, chunks: u64) -> (I32<'k>, I32<'k>) {
+        const STEP: i32 = 2 * PAGE_ROWS as i32;
+        let (first, count) = self.keys_of(token);
+        if chunks == 1 {
+            return (first, count);
+        }
+        let each = count.div_ceil(STEP).div_ceil(chunks as i32) * STEP;
+        let before = (chunk * each).min(count);
+        (first + before, (count - before).min(each))
+    }
+
+    /// Where a result lies that a chunk has of a head.
+    fn result(&self, [token, chunk, head]: [I32<'k>; 3]) -> Vec<I32<'k>> {
+        match self.log_sums {
+            Some(_) => vec![token, chunk, head],
+            None => vec![token, head],
+        }
     }
 
     /// Where a row of keys and values lies.
@@ -237,6 +287,7 @@ mod tests {
                     scale: Real(1.0),
                     page: None,
                     values_in_keys: false,
+                    log_sums: None,
                 };
                 design(&spec, step, &target).err().map(|e| e.message)
             })

@@ -137,8 +137,13 @@ fn views(spec: &KernelSpec) -> Vec<(&View, usize)> {
         KernelSpec::Rotary { x, out, .. } => vec![(x, 3), (out, 3)],
         KernelSpec::Gather { table, out } => vec![(table, 2), (out, 2)],
         KernelSpec::Scatter { x, table } => vec![(x, 2), (table, 2)],
-        KernelSpec::Attention { q, k, v, out, .. } => {
-            q.iter().chain(k).chain([v, out]).map(|v| (v, 3)).collect()
+        KernelSpec::Attention { q, k, v, out, log_sums, .. } => {
+            let inputs = q.iter().chain(k).chain([v]).map(|v| (v, 3));
+            let rank = if log_sums.is_some() { 4 } else { 3 };
+            inputs.chain([(out, rank)]).chain(log_sums.iter().map(|v| (v, 3))).collect()
+        }
+        KernelSpec::AttentionMerge { partial, log_sums, out } => {
+            vec![(partial, 4), (log_sums, 3), (out, 3)]
         }
         KernelSpec::TopK { scores, chosen, .. } => vec![(scores, 2), (chosen, 2)],
         KernelSpec::Router { logits, bias, chosen, weight, .. } => {

@@ -33,6 +33,7 @@ fn plain(
         scale: Real(1.0 / (parts.iter().map(|p| p.0 as f64).sum::<f64>()).sqrt()),
         page: Some(64),
         values_in_keys: false,
+        log_sums: None,
     };
     Case { name, spec, tokens }
 }
@@ -53,6 +54,7 @@ fn slices(name: &'static str, tokens: u64) -> Case {
         scale: Real(0.3),
         page: None,
         values_in_keys: false,
+        log_sums: None,
     };
     Case { name, spec, tokens }
 }
@@ -94,6 +96,7 @@ fn latent(name: &'static str, tokens: u64, heads: u64, [d, rotary, value]: [u64;
         scale: Real(1.0 / ((d + rotary) as f64).sqrt()),
         page: None,
         values_in_keys: false,
+        log_sums: None,
     };
     Case { name, spec, tokens }
 }
@@ -113,8 +116,26 @@ fn absorbed(name: &'static str, tokens: u64, heads: u64, parts: &[u64], value: u
         scale: Real(1.0 / (row as f64).sqrt()),
         page: Some(64),
         values_in_keys: true,
+        log_sums: None,
     };
     Case { name, spec, tokens }
+}
+
+/// The keys of each token in that many chunks.
+fn in_chunks(name: &'static str, chunks: u64, mut case: Case) -> Case {
+    let KernelSpec::Attention { out, log_sums, .. } = &mut case.spec else { return case };
+    let [tokens, heads, value] = [0, 1, 2].map(|axis| out.shape[axis].clone());
+    let of_chunks = [tokens, chunks.into(), heads, value];
+    *out = View::dense(F32, &of_chunks).unwrap();
+    *log_sums = View::dense(F32, &of_chunks[..3]);
+    Case { name, ..case }
+}
+
+/// Those whose keys are divided into chunks, on tensor cores and on CUDA cores.
+pub(crate) fn attentions_in_chunks() -> Vec<Case> {
+    let latent = absorbed("", 1, 72, &[512, 64], 512);
+    let plain = plain("", 2, 32, &[(128, 8)], (128, 8), Bf16);
+    vec![in_chunks("latent in chunks", 3, latent), in_chunks("decode in chunks", 4, plain)]
 }
 
 /// Those that tensor cores compute in a paged cache.

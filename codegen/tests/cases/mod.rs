@@ -4,7 +4,9 @@ mod attention;
 mod routing;
 mod scaled;
 
-pub(crate) use attention::{attentions, latent_attentions, packed_attentions};
+pub(crate) use attention::{
+    attentions, attentions_in_chunks, latent_attentions, packed_attentions,
+};
 pub(crate) use routing::{route_plans, routers, top_ks};
 pub(crate) use scaled::{
     norm_quantizations, pointwise_quantizations, quantizations, scaled_experts, scaled_gemms,
@@ -353,6 +355,7 @@ pub(crate) fn all() -> Vec<Case> {
         rotations,
         movements,
         attentions,
+        attentions_in_chunks,
         latent_attentions,
         packed_attentions,
         top_ks,

@@ -2,7 +2,7 @@
 
 use super::machine::{Array, POISON, Ran, Random, run};
 use crate::cases::{self, Case};
-use moec_ir::kernel::KernelSpec;
+use moec_ir::kernel::{KernelSpec, View};
 use moec_ir::{Phase, Sizes};
 use std::collections::BTreeSet;
 
@@ -52,9 +52,22 @@ fn attention_on_tensor_cores_agrees_with_loops() {
 #[test]
 fn attention_to_a_latent_agrees_with_loops() {
     for case in cases::latent_attentions() {
-        for (i, &batch) in DECODE.iter().chain(&PREFILL[1..3]).enumerate() {
+        // One case is enough to see that many tokens of a sequence do as well.
+        let many = if case.name == "latent uneven" { &PREFILL[1..3] } else { &[] };
+        for (i, &batch) in DECODE.iter().chain(many).enumerate() {
             let ran = check_within(&case, batch, i as u64, 1.0 / 512.0 + 2e-4);
             assert!(ran.tensor_cores, "{}", case.name);
+        }
+    }
+}
+
+/// Batches where chunks have many keys, few, and none.
+#[test]
+fn chunks_of_attention_agree_with_loops() {
+    for case in cases::attentions_in_chunks() {
+        let error = if case.name.starts_with("latent") { 1.0 / 512.0 + 2e-4 } else { 4e-6 };
+        for (i, &batch) in DECODE.iter().enumerate() {
+            check_within(&case, batch, i as u64, error);
         }
     }
 }
@@ -85,6 +98,24 @@ fn attention_is_correct_in_any_step() {
 
 fn check(case: &Case, batch: Batch, seed: u64) {
     check_within(case, batch, seed, 4e-6);
+}
+
+/// The chunks brought together.
+fn merged(
+    name: &str,
+    case: &Case,
+    view: &View,
+    sizes: &Sizes,
+    partial: &mut Array,
+    log_sums: &mut Array,
+) -> Array {
+    let shape = [&view.shape[..1], &view.shape[2..]].concat();
+    let out = View::dense(view.dtype, &shape).unwrap();
+    let mut result = Array::poisoned(&out, sizes);
+    let KernelSpec::Attention { log_sums: Some(sums), .. } = &case.spec else { panic!("{name}") };
+    let spec = KernelSpec::AttentionMerge { partial: view.clone(), log_sums: sums.clone(), out };
+    run(name, &spec, case.step(), sizes, &mut [partial, log_sums, &mut result]);
+    result
 }
 
 /// Where the keys of a batch lie.
@@ -129,7 +160,8 @@ impl Layout {
 
 /// Within `error` times the greatest value.
 fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
-    let KernelSpec::Attention { q, k, v, out, scale, page, values_in_keys } = &case.spec else {
+    let KernelSpec::Attention { q, k, v, out, scale, page, values_in_keys, log_sums } = &case.spec
+    else {
         panic!("{}", case.name)
     };
     let mut random = Random(seed);
@@ -166,6 +198,8 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
         });
     }
     let (old_k, old_v) = (k.clone(), v.clone());
+    let mut log_sums = log_sums.as_ref().map(|view| Array::poisoned(view, &sizes));
+    let out_view = out;
     let mut out = Array::poisoned(out, &sizes);
     let integers = |values: &mut dyn Iterator<Item = u64>| {
         Array::integers(&values.map(|v| v as i32).collect::<Vec<_>>())
@@ -180,10 +214,14 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
         operands.extend([&mut v, &mut positions, &mut sequences, &mut starts]);
         operands.extend(page.is_some().then_some(&mut pages));
         operands.push(&mut out);
+        operands.extend(&mut log_sums);
         run(&name, &case.spec, case.step(), &sizes, &mut operands)
     };
     assert!(v.bytes == old_v.bytes && k.iter().zip(&old_k).all(|(a, b)| a.bytes == b.bytes));
     assert!(out.bytes.iter().any(|&b| b != POISON), "{name}: nothing was written");
+    if let Some(mut log_sums) = log_sums {
+        out = merged(&name, case, out_view, &sizes, &mut out, &mut log_sums);
+    }
     let heads = out.shape[1];
     let per_token: u64 = q.iter().map(|q| q.shape[2]).sum::<u64>() + out.shape[2];
     let seen: u64 = tokens.iter().map(|t| t.1 + 1).sum();

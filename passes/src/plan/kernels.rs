@@ -229,14 +229,35 @@ impl Emitter<'_> {
             views[parts..].iter_mut().for_each(|view| view.shape[0] = UNKNOWN_ROWS.into());
         }
         let (keys, values) = (&places[parts], &places[2 * parts]);
+        let values_in_keys = keys == values;
+        let chunks = match cached && values_in_keys {
+            true => self.chunks(&out.shape),
+            false => 1,
+        };
+        let partial = match chunks {
+            1 => None,
+            _ => {
+                let [tokens, heads, size] = [0, 1, 2].map(|axis| out.shape[axis].clone());
+                let of_chunks = [tokens, chunks.into(), heads, size];
+                let mut temp = |shape: &[Dim]| {
+                    self.temp(&TensorType::new(DType::F32, shape.iter().cloned()), value)
+                };
+                Some([temp(&of_chunks)?, temp(&of_chunks[..3])?])
+            }
+        };
+        let (written, log_sums) = match &partial {
+            Some([partial, log_sums]) => (partial, Some(log_sums)),
+            None => (&out, None),
+        };
         let spec = KernelSpec::Attention {
             q: views[..parts].to_vec(),
             k: views[parts..2 * parts].to_vec(),
             v: views[2 * parts].clone(),
-            out: out.view(),
+            out: written.view(),
             scale,
             page: cached.then_some(PAGE_ROWS),
-            values_in_keys: keys == values,
+            values_in_keys,
+            log_sums: log_sums.map(Place::view),
         };
         let starts: &[_] = match cached {
             true => &[StepInput::CacheStart, StepInput::CachePages],
@@ -244,9 +265,39 @@ impl Emitter<'_> {
         };
         let steps = [StepInput::Positions, StepInput::Sequences].iter().chain(starts);
         let steps: Vec<Place> = steps.copied().map(step).collect();
-        let all: Vec<&Place> = places.iter().chain(&steps).chain([&out]).collect();
+        let results = [written].into_iter().chain(log_sums);
+        let all: Vec<&Place> = places.iter().chain(&steps).chain(results).collect();
         self.launch(value, spec, &all);
+        if let Some([partial, log_sums]) = &partial {
+            let spec = KernelSpec::AttentionMerge {
+                partial: partial.view(),
+                log_sums: log_sums.view(),
+                out: out.view(),
+            };
+            self.launch(value, spec, &[partial, log_sums, &out]);
+        }
         self.written(value)
+    }
+
+    /// Into how many chunks the keys of attention to a latent are divided: as many as leave no SM
+    /// without work, as far as chunks do not become too short.
+    fn chunks(&self, out: &[Dim]) -> u64 {
+        /// Heads of a CTA: rows of one `wgmma` (PTX ISA 9.7.15).
+        const HEADS: u64 = 64;
+        /// Fewer keys move fewer bytes than the queries and results of a chunk: for V3, 512 of
+        /// 1,152 bytes against 64 heads of 1,152 and 2,048.
+        const FEWEST: u64 = 512;
+        /// Heads from which on keys are read for a block of heads at once; of fewer, warps of a CTA
+        /// divide the keys already.
+        const SHARING: u64 = 16;
+        let sizes = &self.cost.sizes;
+        let [tokens, heads] = [0, 1].map(|axis| out[axis].eval(sizes).max(1));
+        if heads < SHARING {
+            return 1;
+        }
+        let blocks = tokens * heads.div_ceil(HEADS);
+        let keys = sizes.past / sizes.sequences.max(1);
+        (u64::from(self.cost.target.sms) / blocks).min(keys / FEWEST).max(1)
     }
 
     fn lookup(&mut self, value: usize, operands: &[usize]) -> Done {

@@ -70,7 +70,8 @@ impl Decode {
 impl Design for Decode {
     fn geometry(&self) -> Geometry {
         let blocks = self.problem.heads / self.heads;
-        let grid = [(self.problem.tokens().clone(), 1), (blocks.into(), 1)];
+        let chunks = self.problem.chunks();
+        let grid = [(self.problem.tokens().clone(), 1), (blocks.into(), 1), (chunks.into(), 1)];
         launch(&grid, 32 * WARPS as u32)
     }
 
@@ -81,7 +82,8 @@ impl Design for Decode {
     fn body<'k>(&self, b: &'k Builder<'k>) {
         let operands = self.problem.bind(b);
         let place = Place::new(b, self);
-        let (first, count) = operands.keys_of(place.token);
+        let (first, count) =
+            operands.keys_of_chunk(place.token, place.chunk, self.problem.chunks());
         let queries = self.queries(b, &operands, &place);
         let reader = Reader::new(b, self, operands.clone(), &place, first);
         let state = State {
@@ -105,6 +107,7 @@ impl Design for Decode {
 /// Where a thread stands.
 struct Place<'k> {
     token: I32<'k>,
+    chunk: I32<'k>,
     first_head: I32<'k>,
     /// The lane's index within its group, and the group's within its warp.
     lane: I32<'k>,
@@ -115,6 +118,7 @@ impl<'k> Place<'k> {
     fn new(b: &'k Builder<'k>, design: &Decode) -> Self {
         Self {
             token: b.cta(0),
+            chunk: b.cta(2),
             first_head: b.cta(1) * b.i32(design.heads),
             lane: b.lane() % b.i32(design.group),
             group: b.lane() / b.i32(design.group),
@@ -274,6 +278,17 @@ impl Decode {
         let factor = (state.max - max).ex2_approx();
         let sum = across_lanes(state.sum * factor, heads * repeat, 32, |p, q| p + q);
         b.if_(first, || weights.index(b.warp(), by_warp).index(head, 4).store_scalar(sum));
+        if let Some(log_sums) = &operands.log_sums {
+            b.barrier();
+            b.if_(first & b.warp().eq(b.i32(0)), || {
+                let total = (0..WARPS)
+                    .map(|w| weights.add_const(w * by_warp).index(head, 4).load_scalar())
+                    .reduce(|p: F32<'k>, q| p + q)
+                    .unwrap_or(sum);
+                let at = [place.token, place.chunk, place.first_head + head];
+                log_sums.store(&at, &[max + total.lg2_approx()]);
+            });
+        }
         let columns = self.value.slots * self.group * self.value.width;
         let row = 4 * heads * columns;
         let shared = b.shared_memory(WARPS * self.groups() * row);
@@ -316,8 +331,14 @@ impl Decode {
                 .map(|i| from.add_const(i * gathered.row).load_f32(width as usize))
                 .reduce(|p, q| p.into_iter().zip(q).map(|(x, y)| x + y).collect())
                 .unwrap_or_default();
+            // A chunk may have no keys; of all there is one.
+            let weight = match operands.log_sums {
+                Some(_) => weight.when(weight.gt(b.f32(0.0)), b.f32(1.0)),
+                None => weight,
+            };
             let results: Vec<F32<'k>> = sums.into_iter().map(|s| s / weight).collect();
-            let to = out.at(&[place.token, place.first_head + head, column]);
+            let at = operands.result([place.token, place.chunk, place.first_head + head]);
+            let to = out.at(&[at, vec![column]].concat());
             to.store(out.dtype(), &results);
         });
     }

@@ -46,7 +46,7 @@ impl Latent {
         let shared = problem.values_in_keys && problem.sharing == problem.heads;
         let paged = problem.page == Some(KEYS);
         let multiplied = matches!(dtype, DType::Bf16 | DType::F16);
-        let stored = problem.out.strides[2] == 1;
+        let stored = problem.out.strides.last() == Some(&1);
         if !shared || !paged || !multiplied || !stored || problem.heads < FEWEST_HEADS {
             return None;
         }
@@ -77,10 +77,11 @@ struct Cta<'k, 'd> {
     /// Start of shared memory.
     base: I32<'k>,
     token: I32<'k>,
+    chunk: I32<'k>,
     first_head: I32<'k>,
-    /// The first of the sequence's rows.
+    /// The first of the rows.
     first: I32<'k>,
-    /// Keys that the token sees, and pages of them.
+    /// Keys of the chunk that the token sees, and pages of them.
     count: I32<'k>,
     pages: I32<'k>,
     /// Steps of two pages.
@@ -90,7 +91,12 @@ struct Cta<'k, 'd> {
 impl Design for Latent {
     /// Heads along x: neighbours read the same keys.
     fn geometry(&self) -> Geometry {
-        let grid = [(self.problem.heads.into(), ROWS), (self.problem.tokens().clone(), 1)];
+        let chunks = self.problem.chunks();
+        let grid = [
+            (self.problem.heads.into(), ROWS),
+            (self.problem.tokens().clone(), 1),
+            (chunks.into(), 1),
+        ];
         Geometry {
             shared_bytes: self.layout.shared_bytes() as u32,
             tensor_maps: self.tensor_maps.clone(),
@@ -106,7 +112,8 @@ impl Design for Latent {
         let operands = self.problem.bind(b);
         let token = b.cta(1);
         // The same in all lanes, visibly: no branch on them divides a warp.
-        let (first, count) = operands.keys_of(token);
+        let chunk = b.cta(2);
+        let (first, count) = operands.keys_of_chunk(token, chunk, self.problem.chunks());
         let [first, count] = [first, count].map(|n| n.shuffle_from(b.i32(0)));
         let pages = count.div_ceil(KEYS as i32);
         let cta = Cta {
@@ -115,6 +122,7 @@ impl Design for Latent {
             operands: &operands,
             base: b.dynamic_shared(),
             token,
+            chunk,
             first_head: b.cta(0) * ROWS as i32,
             first,
             count,

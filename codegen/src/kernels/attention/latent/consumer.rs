@@ -292,16 +292,30 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
         self.tell(own);
         b.named_barrier(Meeting::Sums as u64, ALL);
         let others = self.heard();
-        let inverse = [0, 1].map(|row| (own[row] + others[row]).rcp_approx());
+        let totals = [0, 1].map(|row| own[row] + others[row]);
+        let inverse = totals.map(|total| match cta.operands.log_sums {
+            // A chunk may have no keys; of all there is one.
+            Some(_) => total.rcp_approx().when(total.gt(b.f32(0.0)), b.f32(0.0)),
+            None => total.rcp_approx(),
+        });
         let out = &cta.operands.out;
         let first = self.which * self.columns();
         for row in 0..2 {
             let head = cta.first_head + self.row + 8 * row as i32;
             b.if_(head.lt(b.i32(cta.design.problem.heads)), || {
+                let place = cta.operands.result([cta.token, cta.chunk, head]);
+                if let Some(log_sums) = cta.operands.log_sums.as_ref().filter(|_| self.which == 1) {
+                    // The last greatest scores are this warpgroup's.
+                    let max = state.softmax.max[row] * cta.design.problem.scale;
+                    b.if_(self.column.eq(b.i32(0)), || {
+                        let at = [cta.token, cta.chunk, head];
+                        log_sums.store(&at, &[max + totals[row].lg2_approx()]);
+                    });
+                }
                 for (group, sums) in (0..).zip(state.sums.chunks_exact(4)) {
                     let pair = [sums[2 * row] * inverse[row], sums[2 * row + 1] * inverse[row]];
                     let column = self.column + (first + 8 * group) as i32;
-                    out.store(&[cta.token, head, column], &pair);
+                    out.store(&[place.clone(), vec![column]].concat(), &pair);
                 }
             });
         }
