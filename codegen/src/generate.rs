@@ -1,7 +1,7 @@
 //! From a plan to its PTX: kernels are compiled in parallel and joined in the plan's order.
 
 use crate::builder::{Builder, Signature};
-use crate::kernels::{self, Step};
+use crate::kernels::{self, Step, Tiles};
 use crate::lower::{self, Lowered};
 use moec_ir::kernel::KernelSpec;
 use moec_ir::plan::{Geometry, Plan};
@@ -30,6 +30,8 @@ pub struct KernelCode {
     pub geometry: Geometry,
     /// Sizes whose numbers it reads.
     pub reads: Vec<Sym>,
+    /// The tiles that its tensor cores multiply, where it is a product on those.
+    pub tiles: Option<Tiles>,
 }
 
 /// A plan with its code.
@@ -108,6 +110,7 @@ fn compile(
     let design = kernels::design(spec, step, target)?;
     let geometry = design.geometry();
     let operands = design.operands();
+    let tiles = design.tiles();
     let signature = Signature {
         name: name.to_owned(),
         threads: geometry.block.iter().product(),
@@ -118,7 +121,7 @@ fn compile(
     let mlir = if options.mlir { module.as_operation().to_string() } else { String::new() };
     let Lowered { llvm, ptx } = lower::lower(context, module, &target.arch, options.llvm);
     let reads = sizes_read(&ptx, name, operands);
-    Ok(KernelCode { mlir, llvm, ptx, geometry, reads })
+    Ok(KernelCode { mlir, llvm, ptx, geometry, reads, tiles })
 }
 
 /// The sizes that an entry reads: they are its parameters behind the pointers.

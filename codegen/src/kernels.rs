@@ -15,6 +15,7 @@ mod gemm;
 mod grouped_gemm;
 mod hopper;
 mod lanes;
+mod movement;
 mod pick;
 mod pointwise;
 mod pointwise_quantize;
@@ -36,6 +37,7 @@ use factors::Factors;
 use moec_ir::kernel::KernelSpec;
 use moec_ir::plan::{Extent, Geometry};
 use moec_ir::{Diagnostic, Dim, Phase, Sizes, Target};
+pub use movement::{Movement, Tiles};
 
 /// The step that a design should be good at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,10 @@ pub(crate) trait Design {
     fn geometry(&self) -> Geometry;
     /// Number of pointer parameters.
     fn operands(&self) -> usize;
+    /// Its tiles, where tensor cores multiply them.
+    fn tiles(&self) -> Option<Tiles> {
+        None
+    }
     /// Appends the kernel's body.
     fn body<'k>(&self, b: &'k Builder<'k>);
 }

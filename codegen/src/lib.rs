@@ -29,4 +29,4 @@ pub mod ptxas;
 mod tensor;
 
 pub use generate::{Generated, KernelCode, Options, generate, generate_kernel};
-pub use kernels::Step;
+pub use kernels::{Movement, Step, Tiles};

@@ -14,5 +14,6 @@ mod numerics {
     pub(crate) mod routing;
     pub(crate) mod rows;
     pub(crate) mod scaled;
+    pub(crate) mod tiles;
     pub(crate) mod traffic;
 }

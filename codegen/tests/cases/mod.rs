@@ -17,6 +17,7 @@ use moec_ir::kernel::{KernelSpec, Scalar, View};
 use moec_ir::{DType, Dim, Phase, Real, Sizes, Sym};
 
 /// A spec and the step that it is designed for.
+#[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) spec: KernelSpec,

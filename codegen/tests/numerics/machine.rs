@@ -1,9 +1,9 @@
 //! Operands in memory, and a kernel run over them.
 
 use half::{bf16, f16};
-use moec_codegen::{Options, Step, generate_kernel};
+use moec_codegen::{KernelCode, Options, Step, generate_kernel};
 use moec_emulator::{
-    Arg, Device, DeviceConfig, LaunchConfig, MapElement, Module, Swizzle, Traffic,
+    Arg, Device, DeviceConfig, LaunchConfig, LaunchReport, MapElement, Module, Swizzle,
 };
 use moec_ir::kernel::{KernelSpec, View};
 use moec_ir::plan::TensorMap;
@@ -231,8 +231,10 @@ pub(crate) struct Ran {
     pub(crate) lane_instructions: u64,
     /// Whether tensor cores multiplied.
     pub(crate) tensor_cores: bool,
-    /// What threads moved, where it was asked for.
-    pub(crate) traffic: Option<Traffic>,
+    /// All that was counted; sectors, where it was asked for.
+    pub(crate) report: LaunchReport,
+    /// What ran.
+    pub(crate) code: KernelCode,
 }
 
 /// [`run`], which counts what is moved.
@@ -310,6 +312,7 @@ fn execute(
         warp_instructions: report.warp_instructions,
         lane_instructions: report.lane_instructions,
         tensor_cores,
-        traffic: report.traffic,
+        report,
+        code,
     }
 }

@@ -162,9 +162,9 @@ fn memory_bound_kernels_move_each_byte_once() {
         let mut arrays: Vec<Array> =
             views.iter().map(|view| Array::random(view, &sizes, &mut random)).collect();
         let mut operands: Vec<&mut Array> = arrays.iter_mut().collect();
-        let Ran { traffic, .. } =
+        let Ran { report, .. } =
             run_counting(case.name, &case.spec, case.step(), &sizes, &mut operands);
-        let traffic = traffic.unwrap();
+        let traffic = report.traffic.unwrap();
         let must: u64 = views.iter().map(|view| bytes(view, &sizes)).sum();
         let moved = traffic.loaded_bytes + traffic.stored_bytes;
         assert!(moved as f64 <= MOST * must as f64, "{}: {moved} of {must}", case.name);

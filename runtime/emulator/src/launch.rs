@@ -88,6 +88,8 @@ pub struct LaunchReport {
     pub bulk_load_bytes: u64,
     /// Those of the stored bytes that bulk copies and reductions stored.
     pub bulk_store_bytes: u64,
+    /// Those of the loaded bytes that `cp.async` loaded.
+    pub copy_load_bytes: u64,
     /// Where [`DeviceConfig::traffic`](crate::DeviceConfig::traffic) asks for it.
     pub traffic: Option<Traffic>,
     /// What the kernel printed.
@@ -185,6 +187,7 @@ impl Device {
             global_store_bytes: counters.global_store_bytes,
             bulk_load_bytes: counters.bulk_load_bytes,
             bulk_store_bytes: counters.bulk_store_bytes,
+            copy_load_bytes: counters.copy_load_bytes,
             traffic: counters.traffic.as_ref().map(|traffic| traffic.report()),
             printed: counters.printed,
         })

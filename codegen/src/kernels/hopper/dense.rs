@@ -9,7 +9,7 @@ use super::tile::{Problem, Tile, WARPGROUP};
 use crate::builder::{Builder, F32, I32, wgmma};
 use crate::kernels::factors::Factors;
 use crate::kernels::product::{Product, RowOut};
-use crate::kernels::{Design, Step as Workload};
+use crate::kernels::{Design, Step as Workload, Tiles};
 use crate::tensor::Tensor;
 use moec_ir::kernel::View;
 use moec_ir::plan::{Geometry, TensorMap};
@@ -90,6 +90,10 @@ impl Design for Dense {
 
     fn operands(&self) -> usize {
         self.factors.operands() + 1 + usize::from(self.add.is_some())
+    }
+
+    fn tiles(&self) -> Option<Tiles> {
+        Some(self.tile.tiles(self.product.k.constant()?, &self.c))
     }
 
     fn body<'k>(&self, b: &'k Builder<'k>) {

@@ -23,31 +23,37 @@ pub(super) struct Gather<'k, 't, 'r> {
     row_bytes: u64,
     /// The thread within its warpgroup.
     thread: I32<'k>,
-    /// Where this thread's chunks come from.
-    from: Vec<Ptr<'k>>,
+    /// Where this thread's chunks come from, and how much of them is read: nothing of rows that
+    /// do not exist.
+    from: Vec<(Ptr<'k>, I32<'k>)>,
     /// Where, from the start of a stage, the first of them goes.
     to: I32<'k>,
-    /// The first scale of the row whose scales this thread copies.
-    scales: Option<Ptr<'k>>,
+    /// The first scale of the row whose scales this thread copies, and how much of a chunk of
+    /// them is read.
+    scales: Option<(Ptr<'k>, I32<'k>)>,
 }
 
 impl<'k, 't, 'r> Gather<'k, 't, 'r> {
-    /// For the rows that `row_at` says, each of `row_bytes` bytes.
+    /// For the rows that `row_at` says, each of `row_bytes` bytes, of which `exist` exist.
     pub(super) fn new(
         b: &'k Builder<'k>,
         ring: &'r Ring<'k, 't>,
         row_bytes: u64,
+        exist: I32<'k>,
         row_at: &dyn Fn(I32<'k>) -> RowIn<'k>,
     ) -> Self {
         let thread = b.thread() % WARPGROUP as i32;
         let (row, chunk) = (thread / 8, thread % 8);
-        let from = (0..ring.tile.rows / AT_ONCE)
-            .map(|i| row_at(row + b.i32(i * AT_ONCE)).data.index(chunk, CHUNK))
-            .collect();
+        let read = |row: I32<'k>| b.i32(CHUNK).when(row.lt(exist), b.i32(0));
+        let rows = (0..ring.tile.rows / AT_ONCE).map(|i| row + b.i32(i * AT_ONCE));
+        let from = rows.map(|row| (row_at(row).data.index(chunk, CHUNK), read(row))).collect();
         let to = row * ROW_BYTES as i32 + (chunk ^ (row % 8)) * CHUNK as i32;
         let scales = match ring.tile.scale_bytes {
             0 => None,
-            _ => row_at(thread.min(b.i32(ring.tile.rows - 1))).scale,
+            _ => {
+                let row = thread.min(b.i32(ring.tile.rows - 1));
+                row_at(row).scale.map(|first| (first, read(row)))
+            }
         };
         Self { b, ring, row_bytes, thread, from, to, scales }
     }
@@ -58,9 +64,9 @@ impl<'k, 't, 'r> Gather<'k, 't, 'r> {
         let chunk = (self.thread % 8) * CHUNK as i32;
         let bytes = self.rest(self.row_bytes, step.index * ROW_BYTES as i32 + chunk, ROW_BYTES);
         let to = ring.at(tile.a(step.stage)) + self.to;
-        for (i, from) in (0..).zip(&self.from) {
+        for (i, &(from, most)) in (0..).zip(&self.from) {
             let to = to + b.i32(i * AT_ONCE * ROW_BYTES);
-            b.copy_chunk(to, from.index(step.index, ROW_BYTES), bytes);
+            b.copy_chunk(to, from.index(step.index, ROW_BYTES), bytes.min(most));
         }
         if let Some(scales) = self.scales.filter(|_| step.stage == 0) {
             match tile.rows < u64::from(WARPGROUP) {
@@ -72,7 +78,7 @@ impl<'k, 't, 'r> Gather<'k, 't, 'r> {
     }
 
     /// Copies one row's scales of a round.
-    fn copy_scales(&self, step: Step<'k>, scales: Ptr<'k>) {
+    fn copy_scales(&self, step: Step<'k>, (scales, most): (Ptr<'k>, I32<'k>)) {
         let (b, ring, tile) = (self.b, self.ring, self.ring.tile);
         let of_row = tile.stages * tile.scale_bytes;
         let set = ring.at(tile.scales(0)) + step.round * tile.scale_set() as i32;
@@ -81,7 +87,7 @@ impl<'k, 't, 'r> Gather<'k, 't, 'r> {
         let all = ring.steps * tile.scale_bytes;
         for at in (0..of_row).step_by(CHUNK as usize) {
             let bytes = self.rest(all, step.index * tile.scale_bytes as i32 + at as i32, of_row);
-            b.copy_chunk(to + at as i32, from.add_const(at), bytes);
+            b.copy_chunk(to + at as i32, from.add_const(at), bytes.min(most));
         }
     }
 

@@ -12,7 +12,7 @@ use super::tile::{Problem, Tile, WARPGROUP};
 use crate::builder::{Builder, I32, Ptr, wgmma};
 use crate::kernels::factors::Factors;
 use crate::kernels::product::{Product, RowOut};
-use crate::kernels::{Design, Step as Workload};
+use crate::kernels::{Design, Step as Workload, Tiles};
 use crate::tensor::Tensor;
 use moec_ir::kernel::View;
 use moec_ir::plan::{Geometry, TensorMap};
@@ -97,6 +97,10 @@ impl Design for Grouped {
         self.factors.operands() + 2
     }
 
+    fn tiles(&self) -> Option<Tiles> {
+        Some(self.tile.tiles(self.product.k.constant()?, &self.c))
+    }
+
     fn body<'k>(&self, b: &'k Builder<'k>) {
         let (tile, steps) = (&self.tile, self.steps);
         let ring = Ring { b, tile, base: b.dynamic_shared(), steps, gathers: true };
@@ -144,11 +148,11 @@ impl Grouped {
         b.if_(leads, || b.prefetch_tensor_map(map));
         let row_bytes = self.row_bytes();
         tiles.each(ring.start(), |ExpertTile { place, end }, parity| {
-            // Rows beyond the expert's are copies of its last; no result of theirs is stored.
+            // Rows beyond the expert's are not read: they are zeros, and so are their products.
             let row_at = |row: I32<'k>| {
                 factors.a.at(&self.pair(b, tiles.route, (place.row + row).min(end - 1)))
             };
-            let gather = Gather::new(b, ring, row_bytes, &row_at);
+            let gather = Gather::new(b, ring, row_bytes, end - place.row, &row_at);
             let copy = |step: Step<'k>, (): ()| {
                 let full = ring.at(tile.full(step.stage));
                 b.mbarrier_wait(ring.at(tile.empty(step.stage)), step.parity ^ 1);

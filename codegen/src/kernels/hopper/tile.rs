@@ -1,6 +1,8 @@
 //! Sizes of tiles, their choice, and the layout of shared memory.
 
 use crate::builder::wgmma;
+use crate::kernels::Tiles;
+use moec_ir::kernel::View;
 use moec_ir::plan::{Extent, Geometry, TensorMap};
 use moec_ir::{DType, Dim, Target};
 
@@ -127,6 +129,19 @@ impl Tile {
     /// Elements along `k` of a stage.
     pub(super) fn depth(&self) -> u64 {
         ROW_BYTES / self.dtype.bytes()
+    }
+
+    /// What decides the bytes that a product of matrices with rows of `k` elements moves, whose
+    /// results `c` has.
+    pub(super) fn tiles(&self, k: u64, c: &View) -> Tiles {
+        Tiles {
+            rows: self.rows,
+            columns: self.columns,
+            n: c.shape[2].constant().unwrap_or(0),
+            row_bytes: k * self.dtype.bytes(),
+            scale_bytes: k.div_ceil(self.depth()) * self.scale_bytes,
+            result_bytes: c.dtype.bytes(),
+        }
     }
 
     /// Where in shared memory a stage of `a` lies.

@@ -389,7 +389,7 @@ unsafe fn load<const SPACE: u8, const SIZE: usize>(cx: &mut Cx<'_>, inst: &Inst)
         if (SPACE == GLOBAL || SPACE == GENERIC)
             && let Some(traffic) = &mut cx.worker.counters.traffic
         {
-            traffic.touch(&addresses, cx.mask, bytes, false);
+            traffic.touch(lanes(cx.mask).map(|lane| (addresses[lane as usize], bytes)), false);
         }
         let extend = extend(inst);
         if SIZE == 4
@@ -480,7 +480,7 @@ unsafe fn store<const SPACE: u8, const SIZE: usize>(cx: &mut Cx<'_>, inst: &Inst
         if (SPACE == GLOBAL || SPACE == GENERIC)
             && let Some(traffic) = &mut cx.worker.counters.traffic
         {
-            traffic.touch(&addresses, cx.mask, bytes, true);
+            traffic.touch(lanes(cx.mask).map(|lane| (addresses[lane as usize], bytes)), true);
         }
         let extend = extend(inst);
         if SIZE == 4

@@ -65,6 +65,7 @@ pub(crate) struct Counters {
     pub(crate) global_store_bytes: u64,
     pub(crate) bulk_load_bytes: u64,
     pub(crate) bulk_store_bytes: u64,
+    pub(crate) copy_load_bytes: u64,
     pub(crate) printed: String,
     /// Where it is counted.
     pub(crate) traffic: Option<Box<Traffic>>,
@@ -90,6 +91,7 @@ impl Counters {
         self.global_store_bytes += other.global_store_bytes;
         self.bulk_load_bytes += other.bulk_load_bytes;
         self.bulk_store_bytes += other.bulk_store_bytes;
+        self.copy_load_bytes += other.copy_load_bytes;
         self.printed.push_str(&other.printed);
         match (&mut self.traffic, &other.traffic) {
             (Some(own), Some(other)) => own.add(other),

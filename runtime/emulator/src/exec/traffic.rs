@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use super::context::lanes;
 use crate::memory::window::is_global;
 
 /// Bytes that move at once between SMs, L2 and memory (CUDA C++ Best Practices Guide, "Coalesced
@@ -19,11 +18,10 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// A warp's access of `bytes` at each executing lane's address.
-    pub(crate) fn touch(&mut self, addresses: &[u64; 32], mask: u32, bytes: u32, writes: bool) {
+    /// A warp's access: each executing lane's address and bytes.
+    pub(crate) fn touch(&mut self, accesses: impl Iterator<Item = (u64, u32)>, writes: bool) {
         let mut sectors: Vec<u64> = Vec::with_capacity(64);
-        for lane in lanes(mask) {
-            let first = addresses[lane as usize];
+        for (first, bytes) in accesses {
             if is_global(first) {
                 sectors.extend(first / SECTOR..=(first + u64::from(bytes.max(1)) - 1) / SECTOR);
             }

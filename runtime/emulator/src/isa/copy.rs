@@ -146,10 +146,10 @@ unsafe fn copy(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
         };
         let read: u32 = lanes_of(all).map(|lane| reads[lane as usize]).sum();
         cx.worker.counters.global_load_bytes += u64::from(read);
+        cx.worker.counters.copy_load_bytes += u64::from(read);
         if let Some(traffic) = &mut cx.worker.counters.traffic {
-            for lane in lanes_of(all).filter(|&lane| reads[lane as usize] != 0) {
-                traffic.touch(&from, 1 << lane, reads[lane as usize], false);
-            }
+            let read = lanes_of(all).map(|lane| (from[lane as usize], reads[lane as usize]));
+            traffic.touch(read.filter(|(_, bytes)| *bytes != 0), false);
         }
         let mut left = all;
         while left != 0 {
