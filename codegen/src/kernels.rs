@@ -9,6 +9,7 @@ mod check;
 mod columns;
 mod combine;
 mod elements;
+mod expert_row;
 mod factors;
 mod gather;
 mod gemm;
@@ -102,7 +103,7 @@ pub(crate) fn design(
             attention::merge(partial, log_sums, out, step)
         }
         KernelSpec::RoutePlan { chosen, n_experts } => {
-            route_plan::design(chosen, *n_experts, step)?
+            route_plan::design(chosen, *n_experts, step, target)?
         }
         KernelSpec::TopK { scores, chosen, groups } => {
             top_k::design(scores, chosen, *groups, step)?
@@ -130,7 +131,7 @@ pub(crate) fn design(
         KernelSpec::Combine { y, weight, adds, out } => combine::design(y, weight, adds, out, step),
         KernelSpec::Reduce { x, out, f } => reduce::reduce(x, out, *f, step),
         KernelSpec::Softmax { x, out } => reduce::softmax(x, out, step),
-        KernelSpec::Rotary { x, out, interleaved } => rotary::design(x, out, *interleaved, step),
+        KernelSpec::Rotary { x, out, interleaved } => rotary::design(x, out, *interleaved, step)?,
         KernelSpec::Pick { x, chosen, out } => pick::design(x, chosen, out, step),
     })
 }

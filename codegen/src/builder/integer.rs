@@ -68,6 +68,13 @@ enum Compare {
     LessEq = 7,
 }
 
+impl<'k> Val<'k, u16> {
+    /// As 32 bits, zero-extended.
+    pub(crate) fn wide(self) -> I32<'k> {
+        self.apply("arith.extui", &[], &[])
+    }
+}
+
 impl<'k> I32<'k> {
     fn compare(self, how: Compare, other: Self) -> Bool<'k> {
         let predicate: Attribute<'k> = self.b.parse(&format!("{} : i64", how as i64));
@@ -107,6 +114,11 @@ impl<'k> I32<'k> {
     /// `ceil(self / by)`.
     pub(crate) fn div_ceil(self, by: i32) -> Self {
         (self + (by - 1)) / by
+    }
+
+    /// The lower 16 bits.
+    pub(crate) fn low_half(self) -> Val<'k, u16> {
+        self.apply("arith.trunci", &[], &[])
     }
 
     /// As 64 bits, zero-extended.

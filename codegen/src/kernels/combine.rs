@@ -53,17 +53,22 @@ impl Design for Combine {
         let weight = Tensor::operand(b, 1, &self.weight);
         self.grid.each(b, |index| {
             let (t, n) = (index[0], index[1]);
-            let term = |j: I32<'k>, sums: Vec<F32<'k>>| -> Vec<F32<'k>> {
-                let share = weight.load(&[t, j], 1)[0];
+            let term = |j: I32<'k>, share: F32<'k>, sums: Vec<F32<'k>>| -> Vec<F32<'k>> {
                 let values = y.load(&[t, j, n], self.width);
                 values.into_iter().zip(sums).map(|(v, sum)| v.fma(share, sum)).collect()
             };
             let zeros = vec![b.f32(0.0); self.width as usize];
             let sums = match self.y.shape[1].constant().filter(|&k| k <= UNROLLED) {
-                Some(k) => (0..k).fold(zeros, |sums, j| term(b.i32(j), sums)),
+                Some(k) => {
+                    // A token's weights lie side by side, and all of its threads read them.
+                    let shares = weight.load(&[t, b.i32(0)], k);
+                    (0..).zip(shares).fold(zeros, |sums, (j, share)| term(b.i32(j), share, sums))
+                }
                 None => {
                     let k = b.size(&self.y.shape[1]);
-                    b.for_loop(b.i32(0), k, b.i32(1), zeros, term)
+                    b.for_loop(b.i32(0), k, b.i32(1), zeros, |j, sums| {
+                        term(j, weight.load(&[t, j], 1)[0], sums)
+                    })
                 }
             };
             let sums = self.adds.iter().enumerate().fold(sums, |sums, (i, view)| {

@@ -4,16 +4,24 @@
 //! experts and warps say where each warp's pairs of each expert begin; then each warp places
 //! its pairs in order, 32 at a time, with ranks among equals from `match.sync`. No result
 //! depends on the order in which warps run.
+//!
+//! As many pairs as a step is weighed for, if shared memory holds them, are read once and sorted
+//! there, so that both the reading and the writing of memory go in order. More are read twice, and
+//! each written to its place.
 
 use super::{Design, Step};
 use crate::builder::{Bool, Builder, I32, Ptr};
 use crate::tensor::Tensor;
 use moec_ir::kernel::View;
 use moec_ir::plan::Geometry;
-use moec_ir::{Diagnostic, Dim};
+use moec_ir::{Diagnostic, Dim, Target};
 
-/// Static shared memory that the counters may take, in bytes.
+/// Shared memory that the counters may take, in bytes.
 const SHARED: u64 = 48 << 10;
+/// Bytes of a pair in shared memory: its expert in 16 bits, and the row that is its place's.
+const STAGED: u64 = 2 + 4;
+/// Fewer warps do not make room for more pairs.
+const FEWEST_WARPS: u64 = 8;
 /// Counters that a lane sums at most before the warp does.
 const PER_LANE: u64 = 8;
 
@@ -23,12 +31,15 @@ struct RoutePlan {
     /// Counters per warp: at least one more than experts, a whole number of scan steps.
     counters: u64,
     warps: u64,
+    /// Pairs that are sorted in shared memory.
+    staged: u64,
 }
 
 pub(super) fn design(
     chosen: &View,
     n_experts: u64,
     step: Step,
+    target: &Target,
 ) -> Result<Box<dyn Design>, Diagnostic> {
     // Up to 256 counters in one step of the scan, more in several.
     let per_lane = (n_experts + 1).div_ceil(32).next_power_of_two().min(PER_LANE);
@@ -43,13 +54,22 @@ pub(super) fn design(
     }
     let pairs = Dim::product(&chosen.shape).eval(&step.sizes);
     let wanted = (pairs / 128).next_power_of_two().clamp(1, 32);
-    let warps = wanted.min(1 << fit.ilog2());
-    Ok(Box::new(RoutePlan { chosen: chosen.clone(), n_experts, counters, warps }))
+    let chosen = chosen.clone();
+    let mut plan =
+        RoutePlan { chosen, n_experts, counters, warps: wanted.min(1 << fit.ilog2()), staged: 0 };
+    let room =
+        |plan: &RoutePlan| u64::from(target.shared_per_cta).saturating_sub(plan.before_pairs());
+    while room(&plan) < pairs * STAGED && plan.warps > FEWEST_WARPS {
+        plan.warps /= 2;
+    }
+    plan.staged = pairs.next_multiple_of(2).min(room(&plan) / STAGED);
+    Ok(Box::new(plan))
 }
 
 impl Design for RoutePlan {
     fn geometry(&self) -> Geometry {
-        super::launch(&[], 32 * self.warps as u32)
+        let shared_bytes = (self.experts_at() + 2 * self.staged) as u32;
+        Geometry { shared_bytes, ..super::launch(&[], 32 * self.warps as u32) }
     }
 
     fn operands(&self) -> usize {
@@ -57,35 +77,25 @@ impl Design for RoutePlan {
     }
 
     fn body<'k>(&self, b: &'k Builder<'k>) {
-        let shared = b.shared_memory(4 * self.counters * (self.warps + u64::from(self.warps > 1)));
-        let own = shared.index(b.warp(), 4 * self.counters);
-        // Where each expert's rows begin; with one warp this takes the counters' place.
-        let starts =
-            if self.warps > 1 { shared.add_const(4 * self.counters * self.warps) } else { shared };
         let pairs = Pairs::new(b, self);
-        self.clear(b, shared);
-        b.barrier();
-        pairs.each(|_, inside, expert| {
-            b.if_(inside, || {
-                own.index(expert, 4).atomic_add(b.i32(1));
-            });
-        });
-        b.barrier();
-        if self.warps > 1 {
-            self.sum_over_warps(b, shared, starts);
-            b.barrier();
-        }
-        b.if_(b.warp().eq(b.i32(0)), || self.scan(b, starts));
-        b.barrier();
-        let route = b.operand(1);
-        let end = b.i32(self.n_experts + 1);
-        b.for_loop(b.thread(), end, b.i32(b.threads()), (), |expert, ()| {
-            route.index(expert, 4).store_scalar(starts.index(expert, 4).load_scalar::<i32>());
-        });
-        b.warp_barrier();
-        let rows = route.add_const(4 * (self.n_experts + 1));
-        pairs.each(|pair, inside, expert| self.place(b, rows, own, starts, pair, inside, expert));
+        let shared = b.dynamic_shared_ptr();
+        let list = shared.add_const(self.list_at());
+        let here = Staged { list, experts: shared.add_const(self.experts_at()) };
+        b.if_or(
+            pairs.total.le(b.i32(self.staged)),
+            || self.sort(b, &pairs, shared, Some(here)),
+            || self.sort(b, &pairs, shared, None),
+        );
     }
+}
+
+/// Where pairs are sorted that fit shared memory.
+#[derive(Clone, Copy)]
+struct Staged<'k> {
+    /// The route as it will lie in memory.
+    list: Ptr<'k>,
+    /// The expert of each pair, in 16 bits.
+    experts: Ptr<'k>,
 }
 
 /// The pairs that a warp takes.
@@ -117,25 +127,100 @@ impl<'k> Pairs<'k> {
         }
     }
 
-    /// For each 32 pairs: the lane's pair, whether there is one, and its expert (kept in range).
-    fn each(&self, body: impl FnOnce(I32<'k>, Bool<'k>, I32<'k>)) {
+    /// For each 32 pairs: the lane's pair, whether there is one, and its expert, which `read`
+    /// gives of a pair that exists.
+    fn each(
+        &self,
+        read: impl Fn(I32<'k>) -> I32<'k>,
+        body: impl FnOnce(I32<'k>, Bool<'k>, I32<'k>),
+    ) {
         let b = self.b;
         b.for_loop(self.from, self.to, b.i32(32), (), |base, ()| {
             let pair = base + b.lane();
-            let inside = pair.lt(self.total);
-            let near = pair.min(self.total - 1);
-            let at = if self.dense {
-                self.chosen.at(&[]).index(near, 4)
-            } else {
-                self.chosen.at(&[near / self.per_token, near % self.per_token])
-            };
-            let expert = at.load_scalar::<i32>().min(b.i32(self.n_experts - 1));
-            body(pair, inside, expert);
+            body(pair, pair.lt(self.total), read(pair.min(self.total - 1)));
         });
+    }
+
+    /// The expert of a pair, kept in range.
+    fn expert(&self, pair: I32<'k>) -> I32<'k> {
+        let at = match self.dense {
+            true => self.chosen.at(&[]).index(pair, 4),
+            false => self.chosen.at(&[pair / self.per_token, pair % self.per_token]),
+        };
+        at.load_scalar::<i32>().min(self.b.i32(self.n_experts - 1))
     }
 }
 
 impl RoutePlan {
+    /// Behind the counters of all warps: where each expert's rows begin, and then those rows.
+    fn list_at(&self) -> u64 {
+        4 * self.counters * self.warps
+    }
+
+    /// Behind those: the expert of each pair.
+    fn experts_at(&self) -> u64 {
+        self.list_at() + 4 * self.counters.max(self.n_experts + 1 + self.staged)
+    }
+
+    /// Bytes of shared memory before what depends on the number of pairs.
+    fn before_pairs(&self) -> u64 {
+        self.list_at() + 4 * (self.n_experts + 1)
+    }
+
+    /// Sorts all pairs; all threads of the CTA come here.
+    fn sort<'k>(
+        &self,
+        b: &'k Builder<'k>,
+        pairs: &Pairs<'k>,
+        shared: Ptr<'k>,
+        staged: Option<Staged<'k>>,
+    ) {
+        let own = shared.index(b.warp(), 4 * self.counters);
+        // With one warp where its expert's rows begin takes the counters' place.
+        let starts = if self.warps > 1 { shared.add_const(self.list_at()) } else { shared };
+        self.clear(b, shared);
+        b.barrier();
+        let read = |pair| pairs.expert(pair);
+        pairs.each(read, |pair, inside, expert| {
+            b.if_(inside, || {
+                own.index(expert, 4).atomic_add(b.i32(1));
+                if let Some(Staged { experts, .. }) = staged {
+                    experts.index(pair, 2).store_scalar(expert.low_half());
+                }
+            });
+        });
+        b.barrier();
+        if self.warps > 1 {
+            self.sum_over_warps(b, shared, starts);
+            b.barrier();
+        }
+        b.if_(b.warp().eq(b.i32(0)), || self.scan(b, starts));
+        b.barrier();
+        let route = b.operand(1);
+        let list = staged.map_or(route, |staged| staged.list);
+        let (end, step) = (b.i32(self.n_experts + 1), b.i32(b.threads()));
+        if staged.is_none() || self.warps == 1 {
+            b.for_loop(b.thread(), end, step, (), |expert, ()| {
+                list.index(expert, 4).store_scalar(starts.index(expert, 4).load_scalar::<i32>());
+            });
+            b.warp_barrier();
+        }
+        let read = |pair: I32<'k>| match staged {
+            Some(Staged { experts, .. }) => experts.index(pair, 2).load_scalar::<u16>().wide(),
+            None => pairs.expert(pair),
+        };
+        let rows = list.add_const(4 * (self.n_experts + 1));
+        pairs.each(read, |pair, inside, expert| {
+            self.place(b, rows, own, starts, pair, inside, expert);
+        });
+        if staged.is_some() {
+            b.barrier();
+            b.for_loop(b.thread(), end + pairs.total, step, (), |at, ()| {
+                route.index(at, 4).store_scalar(list.index(at, 4).load_scalar::<i32>());
+            });
+        }
+    }
+
     fn clear<'k>(&self, b: &'k Builder<'k>, shared: Ptr<'k>) {
         let total = self.counters * self.warps;
         let zeros = vec![b.i32(0); 4];
@@ -225,7 +310,8 @@ mod tests {
         let chosen = View::dense(DType::I32, &[Sym::Tokens.into(), 8.into()]).unwrap();
         let sizes = Sizes { tokens: 1 << 20, past: 1, sequences: 1 };
         let step = Step { phase: Phase::Prefill, sizes };
-        assert!(design(&chosen, 5000, step).is_ok());
-        assert!(design(&chosen, 7000, step).is_err());
+        let target = Target::named("h800").unwrap();
+        assert!(design(&chosen, 5000, step, &target).is_ok());
+        assert!(design(&chosen, 7000, step, &target).is_err());
     }
 }

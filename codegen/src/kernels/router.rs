@@ -2,19 +2,18 @@
 //! reading of the logits (DeepSeek-V2 2.2.1, DeepSeek-V3 2.1.2).
 //!
 //! Each lane holds neighbouring experts, as in `top_k`, whose choice this is: of equals the lower
-//! index. Scores pass through shared memory to the lanes that score groups and weigh the chosen.
+//! index. Scores pass through shared memory to the lanes that hold them, score groups and weigh
+//! the chosen.
 
-use super::top_k::{check_choice, choose, keep_best_groups, order_key};
+use super::expert_row::{ExpertRow, Vector};
+use super::top_k::{SHARED, check_choice, choose, keep_best_groups, order_key};
 use super::{Design, Step};
-use crate::builder::{Bool, Builder, F32, I32, Ptr};
+use crate::builder::{Builder, F32, I32, Ptr};
 use crate::tensor::{Tensor, vector_width};
 use moec_ir::graph::Groups;
 use moec_ir::kernel::{Scoring, View};
 use moec_ir::plan::Geometry;
 use moec_ir::{Diagnostic, Real};
-
-/// Static shared memory of a CTA, in bytes (CUDA C++ programming guide, technical specifications).
-const SHARED: u64 = 48 << 10;
 
 /// What a router writes, and how it makes weights of scores.
 pub(super) struct Results<'s> {
@@ -100,88 +99,72 @@ impl Design for Router {
 }
 
 impl Router {
-    fn per_lane(&self) -> u64 {
-        self.n_experts.div_ceil(32)
+    fn row(&self) -> ExpertRow {
+        let views = [&self.logits].into_iter().chain(&self.bias);
+        let width = views.map(vector_width).min().unwrap_or(1).min(8);
+        ExpertRow { n_experts: self.n_experts, width }
     }
 
-    /// Whether groups are scored by other numbers than weights are made of.
+    /// Whether other numbers than weights are made of pass through shared memory too.
     fn keeps_biased(&self) -> bool {
-        self.bias.is_some() && self.groups.is_some()
+        self.bias.is_some() && (self.groups.is_some() || !self.row().is_in_place())
     }
 
     fn shared_per_warp(&self) -> u64 {
-        4 * 32 * self.per_lane() * if self.keeps_biased() { 2 } else { 1 }
+        self.row().bytes() * if self.keeps_biased() { 2 } else { 1 }
     }
 
     /// The keys of this lane's experts, 0 for those out of the question; leaves scores in shared
     /// memory.
     fn keys<'k>(&self, b: &'k Builder<'k>, row: I32<'k>, scores: Ptr<'k>) -> Vec<I32<'k>> {
+        let line = self.row();
         let logits = Tensor::operand(b, 0, &self.logits).read_only();
-        let (own, inside) = self.load(b, &self.logits, |at, n| logits.load(&[row, at], n));
-        let own = self.scores(b, own, &inside);
-        let first = b.lane() * b.i32(self.per_lane());
-        spread(scores.index(first, 4), &own);
-        let mut biased = own;
-        let mut ranked = scores;
+        let mut ranked = line.read(b, |at| logits.load(&[row, at], line.width));
+        self.score(b, &mut ranked);
+        line.write(b, scores, &ranked);
+        let mut ranked_at = scores;
         if let Some(view) = &self.bias {
             let bias = Tensor::operand(b, 1, view).read_only();
-            let (bias, _) = self.load(b, view, |at, n| bias.load(&[at], n));
-            biased = biased.iter().zip(bias).map(|(&s, bias)| s + bias).collect();
+            let bias = line.read(b, |at| bias.load(&[at], line.width));
+            for (part, bias) in ranked.iter_mut().zip(bias) {
+                part.values = part.values.iter().zip(bias.values).map(|(&s, b)| s + b).collect();
+            }
             if self.keeps_biased() {
-                ranked = scores.add_const(4 * 32 * self.per_lane());
-                spread(ranked.index(first, 4), &biased);
+                ranked_at = scores.add_const(line.bytes());
+                line.write(b, ranked_at, &ranked);
             }
         }
         b.warp_barrier();
-        let key = |(&x, &inside)| order_key(b, x).when(inside, b.i32(0));
-        let keys = biased.iter().zip(&inside).map(key).collect();
+        let own = line.own(b, &ranked, ranked_at);
+        let keys = own.iter().map(|&(x, inside)| order_key(b, x).when(inside, b.i32(0))).collect();
         let Some(groups) = self.groups else { return keys };
-        let width = 1 << (self.n_experts / groups.count).trailing_zeros().min(2);
-        keep_best_groups(b, self.n_experts, groups, keys, width, |at| {
-            ranked.index(at, 4).load_f32(width as usize)
-        })
+        keep_best_groups(b, self.n_experts, groups, keys, ranked_at)
     }
 
-    /// This lane's elements of a row of experts, and which of them exist; others repeat the last.
-    fn load<'k>(
-        &self,
-        b: &'k Builder<'k>,
-        view: &View,
-        read: impl Fn(I32<'k>, u64) -> Vec<F32<'k>>,
-    ) -> (Vec<F32<'k>>, Vec<Bool<'k>>) {
-        let per_lane = self.per_lane();
-        let width = vector_width(view).min(1 << per_lane.trailing_zeros());
-        let first = b.lane() * b.i32(per_lane);
-        let vectors = (0..per_lane / width).flat_map(|i| {
-            let at = first + b.i32(i * width);
-            let values = read(at.min(b.i32(self.n_experts - width)), width);
-            let inside = at.lt(b.i32(self.n_experts));
-            values.into_iter().map(move |x| (x, inside))
-        });
-        vectors.unzip()
-    }
-
-    fn scores<'k>(
-        &self,
-        b: &'k Builder<'k>,
-        logits: Vec<F32<'k>>,
-        inside: &[Bool<'k>],
-    ) -> Vec<F32<'k>> {
+    /// Turns logits into scores.
+    fn score<'k>(&self, b: &'k Builder<'k>, row: &mut [Vector<'k>]) {
         if self.scoring == Scoring::Sigmoid {
-            return logits.into_iter().map(F32::sigmoid).collect();
+            for value in row.iter_mut().flat_map(|part| &mut part.values) {
+                *value = value.sigmoid();
+            }
+            return;
         }
         // The greatest is subtracted so that no exponential overflows.
         let all = |x: F32<'k>, f: fn(F32<'k>, F32<'k>) -> F32<'k>| x.across(32, f);
-        let of_lane = logits.iter().copied().reduce(F32::max).unwrap_or(b.f32(0.0));
-        let top = all(of_lane, F32::max);
-        let power = |(&x, &inside): (&F32<'k>, &Bool<'k>)| {
-            let power: F32<'k> = (x - top).exp();
-            power.when(inside, b.f32(0.0))
-        };
-        let powers: Vec<F32<'k>> = logits.iter().zip(inside).map(power).collect();
-        let sum = powers.iter().copied().reduce(|p, q| p + q).unwrap_or(b.f32(0.0));
+        let of_lane = row.iter().flat_map(|part| &part.values).copied();
+        let top = all(of_lane.reduce(F32::max).unwrap_or(b.f32(0.0)), F32::max);
+        let mut sum = b.f32(0.0);
+        for part in row.iter_mut() {
+            for value in &mut part.values {
+                let power: F32<'k> = (*value - top).exp();
+                *value = power.when(part.inside, b.f32(0.0));
+                sum = sum + *value;
+            }
+        }
         let share = b.f32(1.0) / all(sum, |p, q| p + q);
-        powers.into_iter().map(|p| p * share).collect()
+        for value in row.iter_mut().flat_map(|part| &mut part.values) {
+            *value = *value * share;
+        }
     }
 
     /// Writes the chosen experts and their weights.
@@ -210,13 +193,5 @@ impl Router {
                 weights.store(&[row, place(i)], &[weight]);
             });
         }
-    }
-}
-
-/// Writes neighbouring numbers in vectors.
-fn spread<'k>(to: Ptr<'k>, values: &[F32<'k>]) {
-    let width = 1 << values.len().trailing_zeros().min(2);
-    for (i, words) in values.chunks(width).enumerate() {
-        to.add_const(4 * (i * width) as u64).store_words(words);
     }
 }

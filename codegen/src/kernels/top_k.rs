@@ -4,13 +4,17 @@
 //! of a warp. Each lane holds neighbouring elements: of equals, the lowest lane has the lowest
 //! index. Group limits: DeepSeek-V2 2.2.2 (maximum), DeepSeek-V3 2.1.2 (sum of the best two).
 
+use super::expert_row::ExpertRow;
 use super::{Design, Step};
-use crate::builder::{Builder, Carried, F32, I32};
+use crate::builder::{Builder, Carried, F32, I32, Ptr};
 use crate::tensor::{Tensor, vector_width};
 use moec_ir::Diagnostic;
 use moec_ir::graph::{GroupScore, Groups};
 use moec_ir::kernel::View;
 use moec_ir::plan::Geometry;
+
+/// Static shared memory of a CTA, in bytes (CUDA C++ programming guide, technical specifications).
+pub(super) const SHARED: u64 = 48 << 10;
 
 struct TopK {
     scores: View,
@@ -33,15 +37,16 @@ pub(super) fn design(
         _ => 0,
     });
     check_choice("top_k", n_experts, k, groups)?;
-    let warps = u32::try_from(scores.shape[0].eval(&step.sizes).clamp(1, 4)).unwrap_or(1);
-    Ok(Box::new(TopK {
-        scores: scores.clone(),
-        chosen: chosen.clone(),
-        groups,
-        n_experts,
-        k,
-        warps,
-    }))
+    let (scores, chosen) = (scores.clone(), chosen.clone());
+    let mut top_k = TopK { scores, chosen, groups, n_experts, k, warps: 1 };
+    let fit = SHARED / top_k.shared_per_warp().max(1);
+    if fit == 0 {
+        return Err(Diagnostic::error("E0902", format!("a top_k kernel of {n_experts} experts"))
+            .help("rows of up to 12288 fit"));
+    }
+    let wanted = top_k.scores.shape[0].eval(&step.sizes).clamp(1, 4).min(fit);
+    top_k.warps = u32::try_from(wanted).unwrap_or(1);
+    Ok(Box::new(top_k))
 }
 
 /// Refuses a choice of none, or of more than there are to choose from.
@@ -117,17 +122,12 @@ impl Design for TopK {
     }
 
     fn body<'k>(&self, b: &'k Builder<'k>) {
+        let shared = b.shared_memory((self.shared_per_warp() * u64::from(self.warps)).max(16));
         let row = b.cta(0) * self.warps.cast_signed() + b.warp();
         b.if_(row.lt(b.size(&self.scores.shape[0])), || {
             let scores = Tensor::operand(b, 0, &self.scores).read_only();
-            let mut keys = self.keys(b, &scores, row);
-            if let Some(groups) = self.groups {
-                let size = self.n_experts / groups.count;
-                let width = vector_width(&self.scores).min(1 << size.trailing_zeros());
-                keys = keep_best_groups(b, self.n_experts, groups, keys, width, |at| {
-                    scores.at(&[row, at]).load(scores.dtype(), width)
-                });
-            }
+            let own = shared.index(b.warp(), self.shared_per_warp());
+            let keys = self.keys(b, |at, n| scores.load(&[row, at], n), own);
             let lane = b.lane();
             let chosen = choose(b, keys, self.k);
             let out = Tensor::operand(b, 1, &self.chosen);
@@ -140,19 +140,35 @@ impl Design for TopK {
 }
 
 impl TopK {
-    /// The keys of this lane's elements; 0 beyond the row's end.
-    fn keys<'k>(&self, b: &'k Builder<'k>, scores: &Tensor<'k>, row: I32<'k>) -> Vec<I32<'k>> {
-        let per_lane = self.n_experts.div_ceil(32);
-        let width = vector_width(&self.scores).min(1 << per_lane.trailing_zeros());
-        let first = b.lane() * b.i32(per_lane);
-        let vector = |i: u64| {
-            let at = first + b.i32(i * width);
-            let within = at.min(b.i32(self.n_experts - width));
-            let values = scores.at(&[row, within]).load(scores.dtype(), width);
-            let inside = at.lt(b.i32(self.n_experts));
-            values.into_iter().map(move |x| order_key(b, x).when(inside, b.i32(0)))
-        };
-        (0..per_lane / width).flat_map(vector).collect()
+    fn line(&self) -> ExpertRow {
+        ExpertRow { n_experts: self.n_experts, width: vector_width(&self.scores).min(8) }
+    }
+
+    /// Bytes of shared memory of a warp; none where each lane reads what it holds.
+    fn shared_per_warp(&self) -> u64 {
+        let line = self.line();
+        if line.is_in_place() && self.groups.is_none() { 0 } else { line.bytes() }
+    }
+
+    /// The keys of this lane's elements; 0 for those out of the question.
+    fn keys<'k>(
+        &self,
+        b: &'k Builder<'k>,
+        load: impl Fn(I32<'k>, u64) -> Vec<F32<'k>>,
+        shared: Ptr<'k>,
+    ) -> Vec<I32<'k>> {
+        let line = self.line();
+        let row = line.read(b, |at| load(at, line.width));
+        if self.shared_per_warp() > 0 {
+            line.write(b, shared, &row);
+            b.warp_barrier();
+        }
+        let own = line.own(b, &row, shared);
+        let keys = own.iter().map(|&(x, inside)| order_key(b, x).when(inside, b.i32(0))).collect();
+        match self.groups {
+            None => keys,
+            Some(groups) => keep_best_groups(b, self.n_experts, groups, keys, shared),
+        }
     }
 }
 
@@ -166,23 +182,24 @@ pub(super) fn choose<'k>(b: &'k Builder<'k>, keys: Vec<I32<'k>>, k: u64) -> Vec<
     })
 }
 
-/// The keys, with 0 for elements outside of the best groups. A lane scores whole groups, whose
-/// elements `load` reads `width` at a time.
+/// The keys, with 0 for elements outside of the best groups. A lane scores whole groups of the row
+/// in shared memory at `row`.
 pub(super) fn keep_best_groups<'k>(
     b: &'k Builder<'k>,
     n_experts: u64,
     groups: Groups,
     keys: Vec<I32<'k>>,
-    width: u64,
-    load: impl Fn(I32<'k>) -> Vec<F32<'k>>,
+    row: Ptr<'k>,
 ) -> Vec<I32<'k>> {
     let size = n_experts / groups.count;
+    let width = 1 << size.trailing_zeros().min(2);
+    let load = |at: I32<'k>| row.index(at, 4).load_f32(width as usize);
     let per_lane = groups.count.div_ceil(32);
     let of_group = (0..per_lane).map(|i| {
         let group = b.lane() * b.i32(per_lane) + b.i32(i);
         let inside = group.lt(b.i32(groups.count));
         let first = group.when(inside, b.i32(0)) * b.i32(size);
-        let score = group_score(b, [first, first + b.i32(size)], size, groups.by, width, &load);
+        let score = group_score(b, [first, first + b.i32(size)], size, groups.by, width, load);
         order_key(b, score).when(inside, b.i32(0))
     });
     let words = groups.count.div_ceil(32);

@@ -87,6 +87,7 @@ pub(crate) fn route_plans() -> Vec<Case> {
     vec![
         plan("route v3", 1, 256, 8),
         plan("route v3 many", 600, 256, 8),
+        plan("route v3 prefill", 4096, 256, 8),
         plan("route mixtral", 200, 8, 2),
         plan("route one expert", 3, 1, 1),
         plan("route 31 experts", 40, 31, 6),

@@ -105,6 +105,11 @@ impl Array {
         }
     }
 
+    /// The same in a buffer of its own, aligned as those are.
+    pub(crate) fn in_buffer(self) -> Self {
+        Self { align: View::ALIGN, ..self }
+    }
+
     /// Calls `f` with every index.
     pub(crate) fn each(&mut self, mut f: impl FnMut(&mut Self, &[u64])) {
         let total: u64 = self.shape.iter().product();
