@@ -22,6 +22,7 @@ mod pointwise;
 mod pointwise_quantize;
 mod product;
 mod quantize;
+mod quantize_transposed;
 mod reduce;
 mod rms_norm;
 mod rms_norm_quantize;
@@ -81,6 +82,9 @@ pub(crate) fn design(
         KernelSpec::Quantize { x, q, scale, block, format } => {
             let to = quantize::To { out: None, q, scale, block: *block, format: *format };
             quantize::design(x, to, step)
+        }
+        KernelSpec::QuantizeTransposed { x, q, scale, block, format } => {
+            quantize_transposed::design(x, [q, scale], *block, *format, step)?
         }
         KernelSpec::Pointwise { inputs, out, code } => pointwise::design(inputs, out, code, step),
         KernelSpec::RmsNorm { x, residual, weight, out, eps } => {

@@ -146,6 +146,7 @@ fn fp8_is_converted_in_pairs_or_not_at_all() {
                 "cvt.rn.f16x2.e4m3x2 "
             }
             KernelSpec::Quantize { .. }
+            | KernelSpec::QuantizeTransposed { .. }
             | KernelSpec::RmsNormQuantize { .. }
             | KernelSpec::PointwiseQuantize { .. } => "cvt.rn.satfinite.e4m3x2.f32 ",
             _ => continue,
@@ -211,6 +212,10 @@ fn contradictory_operands_are_refused() {
     let mut crooked = rows(DType::F32);
     crooked.strides.pop();
     assert_eq!(refused(&KernelSpec::Softmax { x: crooked.clone(), out: crooked }), "E0902");
+    let mut columns = cases::transposed_quantizations().remove(0).spec;
+    let KernelSpec::QuantizeTransposed { block, .. } = &mut columns else { panic!() };
+    *block = 48;
+    assert_eq!(refused(&columns), "E0902");
     let out = rows(DType::F32);
     for code in [vec![], vec![Scalar::Input(1)], vec![Scalar::Unary(UnaryFn::Neg, 0)]] {
         let inputs = vec![out.clone()];

@@ -78,6 +78,21 @@ pub enum KernelSpec {
         /// What scales are rounded to.
         format: ScaleFormat,
     },
+    /// [`KernelSpec::Quantize`] of columns, stored as rows: what a product that sums over tokens
+    /// reads, as the gradient of a weight is one (DeepSeek-V3 3.3.3). Operands: x, q, scale.
+    QuantizeTransposed {
+        /// `[R, N]`
+        x: View,
+        /// `[N, R]` f8e4m3
+        q: View,
+        /// `[N, ceil(R / block)]` f32; where `R` is a symbol no polynomial says that, and `R`
+        /// bounds it.
+        scale: View,
+        /// Rows of `x` that share a scale: a power of two, 16 to 512.
+        block: u64,
+        /// What scales are rounded to.
+        format: ScaleFormat,
+    },
     /// [`KernelSpec::Gemm`] of FP8 operands with scales (DeepSeek-V3 3.3.2): `c[b, m, n] = sum_j
     /// a_scale[b, m, j] * w_scale[b, n / r, j] * sum_(k of block j) a[b, m, k] * w[b, n, k]
     /// (+ add[b, m, n])`. Operands: a, a_scale, w, w_scale, \[add\], c.
@@ -408,6 +423,7 @@ impl KernelSpec {
             Self::Gemm { .. } => "gemm",
             Self::GroupedGemm { .. } => "grouped_gemm",
             Self::Quantize { .. } => "quantize",
+            Self::QuantizeTransposed { .. } => "quantize_transposed",
             Self::ScaledGemm { .. } => "scaled_gemm",
             Self::ScaledGroupedGemm { .. } => "scaled_grouped_gemm",
             Self::RoutePlan { .. } => "route_plan",

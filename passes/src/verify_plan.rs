@@ -73,7 +73,10 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
             let route = index(w.shape[0].clone() + Dim::from(1) + pairs);
             vec![read(a), read(w), route, write(c)]
         }
-        KernelSpec::Quantize { x, q, scale, .. } => vec![read(x), write(q), write(scale)],
+        KernelSpec::Quantize { x, q, scale, .. }
+        | KernelSpec::QuantizeTransposed { x, q, scale, .. } => {
+            vec![read(x), write(q), write(scale)]
+        }
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, .. } => {
             let factors = [a, a_scale, w, w_scale].into_iter();
             factors.chain(add).map(read).chain([write(c)]).collect()

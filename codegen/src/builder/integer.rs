@@ -116,6 +116,11 @@ impl<'k> I32<'k> {
         (self + (by - 1)) / by
     }
 
+    /// The lower 8 bits.
+    pub(crate) fn low_byte(self) -> Val<'k, u8> {
+        self.apply("arith.trunci", &[], &[])
+    }
+
     /// The lower 16 bits.
     pub(crate) fn low_half(self) -> Val<'k, u16> {
         self.apply("arith.trunci", &[], &[])

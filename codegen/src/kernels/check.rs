@@ -35,6 +35,7 @@ pub(super) fn check(spec: &KernelSpec) -> Result<(), Diagnostic> {
             scaled(family, q, scale, [1, *block])
         }
         KernelSpec::Quantize { q, scale, block, .. }
+        | KernelSpec::QuantizeTransposed { q, scale, block, .. }
         | KernelSpec::RmsNormQuantize { q, scale, block, .. } => {
             scaled(family, q, scale, [1, *block])
         }
@@ -100,7 +101,8 @@ fn views(spec: &KernelSpec) -> Vec<(&View, usize)> {
             [a, w, c].into_iter().chain(add).map(|v| (v, 3)).collect()
         }
         KernelSpec::GroupedGemm { a, w, c, .. } => vec![(a, 3), (w, 3), (c, 3)],
-        KernelSpec::Quantize { x, q, scale, .. } => vec![(x, 2), (q, 2), (scale, 2)],
+        KernelSpec::Quantize { x, q, scale, .. }
+        | KernelSpec::QuantizeTransposed { x, q, scale, .. } => vec![(x, 2), (q, 2), (scale, 2)],
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, .. } => {
             [a, a_scale, w, w_scale, c].into_iter().chain(add).map(|v| (v, 3)).collect()
         }

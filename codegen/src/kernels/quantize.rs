@@ -112,7 +112,7 @@ impl<'k> Quantized<'k> {
     where
         'k: 'r,
     {
-        let scale = self.scale_of(values.greatest());
+        let scale = scale_of(self.b, values.greatest(), self.format);
         block.once(|index| self.scale.store(index, &[scale]));
         values.each(|index, values| {
             if let Some(out) = &self.out {
@@ -122,19 +122,18 @@ impl<'k> Quantized<'k> {
             self.q.store(index, &scaled);
         });
     }
+}
 
-    /// The scale of a block whose greatest magnitude this is: a number above 0.
-    fn scale_of(&self, greatest: F32<'k>) -> F32<'k> {
-        let b = self.b;
-        let exact = greatest / GREATEST;
-        let scale = match self.format {
-            ScaleFormat::F32 => exact,
-            // Any bit below the exponent carries into it; subnormals become the least normal.
-            ScaleFormat::Ue8m0 => {
-                let bits: I32<'k> = exact.bits();
-                ((bits + 0x007f_ffff) & 0x7f80_0000).bits()
-            }
-        };
-        b.f32(1.0).when(scale.equals(b.f32(0.0)), scale)
-    }
+/// The scale of a block whose greatest magnitude this is: a number above 0.
+pub(super) fn scale_of<'k>(b: &'k Builder<'k>, greatest: F32<'k>, format: ScaleFormat) -> F32<'k> {
+    let exact = greatest / GREATEST;
+    let scale = match format {
+        ScaleFormat::F32 => exact,
+        // Any bit below the exponent carries into it; subnormals become the least normal.
+        ScaleFormat::Ue8m0 => {
+            let bits: I32<'k> = exact.bits();
+            ((bits + 0x007f_ffff) & 0x7f80_0000).bits()
+        }
+    };
+    b.f32(1.0).when(scale.equals(b.f32(0.0)), scale)
 }

@@ -10,6 +10,7 @@ pub(crate) use attention::{
 pub(crate) use routing::{route_plans, routers, top_ks};
 pub(crate) use scaled::{
     norm_quantizations, pointwise_quantizations, quantizations, scaled_experts, scaled_gemms,
+    transposed_quantizations,
 };
 
 use moec_ir::graph::{BinaryFn, ReduceFn, UnaryFn};
@@ -363,6 +364,7 @@ pub(crate) fn all() -> Vec<Case> {
         routers,
         route_plans,
         quantizations,
+        transposed_quantizations,
         norm_quantizations,
         pointwise_quantizations,
         scaled_gemms,

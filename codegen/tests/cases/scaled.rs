@@ -51,6 +51,44 @@ pub(crate) fn quantizations() -> Vec<Case> {
     ]
 }
 
+/// Rows of results are `pitch` bytes apart, of scales `pitch / block` numbers or, as tensor copies
+/// read them, side by side.
+pub(crate) fn transposed_quantizations() -> Vec<Case> {
+    use ScaleFormat::{F32 as Any, Ue8m0};
+    let case = |name, tokens, [n, block, pitch]: [u64; 3], by_block: bool, dtype, format| {
+        let scale = if by_block { [1, n] } else { [pitch.div_ceil(block), 1] };
+        let spec = KernelSpec::QuantizeTransposed {
+            x: dense(dtype, &[None, Some(n)]),
+            q: View::new(F8e4m3, [n.into(), t()], [pitch, 1]),
+            scale: View::new(F32, [n.into(), t()], scale),
+            block,
+            format,
+        };
+        Case { name, spec, tokens }
+    };
+    let strided = KernelSpec::QuantizeTransposed {
+        x: View { align: 2, ..View::new(Bf16, [t(), 70.into()], [215, 3]) },
+        q: View { align: 1, ..View::new(F8e4m3, [70.into(), t()], [701, 2]) },
+        scale: View { align: 4, ..View::new(F32, [70.into(), t()], [2, 150]) },
+        block: 128,
+        format: Any,
+    };
+    vec![
+        case("columns v3", 256, [512, 128, 304], true, Bf16, Any),
+        case("columns v3 2112", 128, [2112, 128, 304], false, Bf16, Any),
+        case("columns powers of two", 130, [200, 128, 304], true, Bf16, Ue8m0),
+        case("columns f32", 130, [72, 128, 304], true, F32, Any),
+        case("columns f16 odd", 130, [77, 128, 304], false, F16, Any),
+        case("columns of odd rows", 130, [96, 128, 301], true, Bf16, Any),
+        case("columns of few", 7, [5, 128, 304], true, Bf16, Any),
+        case("columns blocks of 16", 40, [24, 16, 304], true, Bf16, Any),
+        case("columns blocks of 32", 40, [130, 32, 304], false, Bf16, Ue8m0),
+        case("columns blocks of 64", 140, [66, 64, 304], true, Bf16, Any),
+        case("columns blocks of 512", 300, [64, 512, 304], true, Bf16, Any),
+        Case { name: "columns strided", spec: strided, tokens: 40 },
+    ]
+}
+
 pub(crate) fn norm_quantizations() -> Vec<Case> {
     use ScaleFormat::{F32 as Any, Ue8m0};
     let norm = |name, tokens, [heads, n, block]: [u64; 3], fused, kept, dtype, format| {

@@ -71,6 +71,45 @@ fn quantize_is_exact_to_the_bit() {
 }
 
 #[test]
+fn quantize_transposed_is_exact_to_the_bit() {
+    for case in cases::transposed_quantizations() {
+        let KernelSpec::QuantizeTransposed { x, q, scale, block, format } = &case.spec else {
+            panic!()
+        };
+        for tokens in [case.tokens, 1, 33, 300] {
+            let (sizes, mut random) = (sizes(tokens), Random(tokens));
+            let mut x = Array::poisoned(x, &sizes);
+            activations(&mut x, 3, &mut random);
+            // A NaN does not count for its block.
+            x.set(&[tokens / 2, 3], f64::NAN);
+            let mut q = Array::poisoned(q, &sizes);
+            let mut scale = scale.clone();
+            scale.shape[1] = tokens.div_ceil(*block).into();
+            let mut scale = Array::poisoned(&scale, &sizes);
+            let operands = &mut [&mut x, &mut q, &mut scale];
+            let report = run(case.name, &case.spec, case.step(), &sizes, operands);
+            let columns = x.shape[1];
+            let cost = report.warp_instructions as f64 * 32.0 / (tokens * columns) as f64;
+            eprintln!("{}, {tokens} tokens: {cost:.2} instructions per number", case.name);
+            scale.check(case.name, 0.0, |i| {
+                let of_block = i[1] * block..((i[1] + 1) * block).min(tokens);
+                let values = of_block.map(|t| x.get(&[t, i[0]]) as f32).filter(|x| !x.is_nan());
+                let want = scale_of(&values.collect::<Vec<_>>(), *format);
+                assert_eq!(scale.get(i) as f32, want, "{}: {i:?}", case.name);
+                (f64::from(want), 0.0)
+            });
+            q.check(case.name, 0.0, |i| (q.get(i), 0.0));
+            q.clone().each(|_, i| {
+                let number = x.get(&[i[1], i[0]]);
+                let of_block = scale.get(&[i[0], i[1] / block]) as f32;
+                let want = e4m3_code(f64::from(number as f32 / of_block));
+                assert_eq!(q.code(i), want, "{}: {i:?}, {number} / {of_block}", case.name);
+            });
+        }
+    }
+}
+
+#[test]
 fn quantize_passes_nan_on_without_harm_to_its_block() {
     let cases = cases::quantizations();
     let case = cases.iter().find(|c| c.name == "quantize short end").unwrap();

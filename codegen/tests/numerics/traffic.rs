@@ -108,10 +108,18 @@ fn elements() -> Vec<(&'static str, KernelSpec)> {
         adds: vec![x(7168); adds],
         out: x(7168),
     };
+    let columns = KernelSpec::QuantizeTransposed {
+        x: x(7168),
+        q: View::new(F8e4m3, [7168.into(), t()], [TOKENS, 1]),
+        scale: View::new(F32, [7168.into(), 1.into()], [1, 7168]),
+        block: 128,
+        format: ScaleFormat::F32,
+    };
     let sum =
         KernelSpec::Reduce { x: scores(), out: dense(F32, &[None, Some(1)]), f: ReduceFn::Sum };
     vec![
         ("quantise", quantize(7168)),
+        ("quantise columns", columns),
         ("swiglu", swiglu),
         ("swiglu and quantise", swiglu_quantize()),
         ("combine", combine(2)),
@@ -198,7 +206,8 @@ fn views(spec: &KernelSpec) -> Vec<&View> {
             let kept = residual.iter().flat_map(|(r, sum)| [r, sum]);
             [x].into_iter().chain(kept).chain([weight]).chain(out).chain([q, scale]).collect()
         }
-        KernelSpec::Quantize { x, q, scale, .. } => vec![x, q, scale],
+        KernelSpec::Quantize { x, q, scale, .. }
+        | KernelSpec::QuantizeTransposed { x, q, scale, .. } => vec![x, q, scale],
         KernelSpec::Pointwise { inputs, out, .. } => inputs.iter().chain([out]).collect(),
         KernelSpec::PointwiseQuantize { inputs, q, scale, .. } => {
             inputs.iter().chain([q, scale]).collect()

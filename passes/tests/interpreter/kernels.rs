@@ -16,6 +16,10 @@ pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
             let to = scaled::To { out: None, q, scale, block: *block as usize, format: *format };
             scaled::quantize(m, 1, &to, |m, i| m.get(0, x, i));
         }
+        KernelSpec::QuantizeTransposed { x, q, scale, block, format } => {
+            let to = scaled::To { out: None, q, scale, block: *block as usize, format: *format };
+            scaled::quantize(m, 1, &to, |m, i| m.get(0, x, &[i[1], i[0]]));
+        }
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, block, .. } => {
             scaled::gemm(m, [a, a_scale, w, w_scale], add.as_ref(), c, *block);
         }
