@@ -3,6 +3,7 @@
 //! A design is chosen from the spec, the phase and the step that costs were weighed for; it
 //! is correct for every step.
 
+mod append_latent;
 mod attention;
 mod blocks;
 mod check;
@@ -102,6 +103,9 @@ pub(crate) fn design(
         }
         KernelSpec::Gather { table, out } => gather::gather(table, out, step),
         KernelSpec::Scatter { x, table } => gather::scatter(x, table, step),
+        KernelSpec::AppendLatent { latent, weight, key, cache, eps, interleaved } => {
+            append_latent::design([latent, weight, key, cache], *eps, *interleaved, step)?
+        }
         KernelSpec::Attention { .. } => attention::design(spec, step, target)?,
         KernelSpec::AttentionMerge { partial, log_sums, out } => {
             attention::merge(partial, log_sums, out, step)

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure")]
 
-use moec_frontend::{Fp8Recipe, check, import, parse};
-use moec_ir::Op;
+use moec_frontend::{Fp8Recipe, check, import, lower, parse};
+use moec_ir::{Op, ScaleFormat};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -118,6 +118,32 @@ fn fp8_is_computed_as_by_the_one_who_wrote_the_checkpoint() {
     }
     let asked = import(&with("deepseek-v3", fields), None, Some(Fp8Recipe::DeepSeek)).unwrap();
     assert_eq!(asked, published);
+}
+
+#[test]
+fn scales_are_powers_of_two_where_the_checkpoint_says_so() {
+    let text = |scale_fmt: Value| {
+        let mut config = config("deepseek-v3-fp8");
+        config["quantization_config"]["scale_fmt"] = scale_fmt;
+        import(&config.to_string(), None, None)
+    };
+    let powers = text(json!("ue8m0")).unwrap();
+    let line = powers.lines().find(|line| line.contains("linear: fp8")).unwrap();
+    assert!(line.ends_with(", scales ue8m0"), "{line}");
+    let formats = |text: &str| -> Vec<ScaleFormat> {
+        let graph = lower(&check(&parse(text).unwrap()).unwrap()).unwrap();
+        let ops = graph.functions.iter().flat_map(|f| &f.nodes).map(|n| n.op.clone());
+        let quantized = ops.filter_map(|op| match op {
+            Op::Quantize { scales, .. } | Op::BlockScale { scales, .. } => Some(scales),
+            _ => None,
+        });
+        quantized.collect()
+    };
+    let found = formats(&powers);
+    assert!(found.len() > 10 && found.iter().all(|f| *f == ScaleFormat::Ue8m0), "{found:?}");
+    let any = text(json!("float")).unwrap();
+    assert!(formats(&any).iter().all(|f| *f == ScaleFormat::F32), "{any}");
+    assert_eq!(text(json!("e5m2")).unwrap_err()[0].code, "E0504");
 }
 
 #[test]

@@ -264,6 +264,24 @@ pub enum KernelSpec {
         /// `[V, D]`
         table: View,
     },
+    /// What MLA remembers of a token (DeepSeek-V2 2.1.2): `cache[slot[t], ..N] = rms_norm(latent[t,
+    /// ..])`, `cache[slot[t], N..] = rotary(key[t, ..])`. Operands: latent, weight, key, table,
+    /// positions, slots, cache; as of [`KernelSpec::RmsNorm`], [`KernelSpec::Rotary`] and
+    /// [`KernelSpec::Scatter`].
+    AppendLatent {
+        /// `[T, N]`
+        latent: View,
+        /// `[N]`
+        weight: View,
+        /// `[T, dim]`
+        key: View,
+        /// `[V, N + dim]`
+        cache: View,
+        /// Added to the mean of squares.
+        eps: Real,
+        /// Whether a pair is (2i, 2i + 1) or (i, i + dim/2).
+        interleaved: bool,
+    },
     /// Causal attention with online softmax. Operands: q parts.., k parts.., v, positions,
     /// sequences, kv_start, \[pages\], out, \[log_sums\]. Scores are the sum over parts of inner products. Keys
     /// of the token at position `p` of sequence `b`: rows `kv_start[b] ..= kv_start[b] + p` of each
@@ -437,6 +455,7 @@ impl KernelSpec {
             Self::Rotary { .. } => "rotary",
             Self::Gather { .. } => "gather",
             Self::Scatter { .. } => "scatter",
+            Self::AppendLatent { .. } => "append_latent",
             Self::Attention { .. } => "attention",
             Self::AttentionMerge { .. } => "attention_merge",
             Self::TopK { .. } => "top_k",

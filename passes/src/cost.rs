@@ -162,6 +162,12 @@ impl CostModel {
             Kernel::Gather => {
                 Work { bytes: 2.0 * self.bytes(out) + self.bytes(ty(1)), ..streamed(0.0) }
             }
+            // Latent and key are read and written, once each.
+            Kernel::AppendLatent { .. } => {
+                let rows = self.bytes(ty(1)) + self.bytes(ty(3));
+                let scalar = SPECIAL_FLOPS * (self.elements(ty(1)) + self.elements(ty(3)));
+                Work { bytes: 2.0 * rows + self.bytes(ty(2)), scalar, ..streamed(0.0) }
+            }
             Kernel::Scatter => Work { bytes: 2.0 * self.bytes(ty(1)), ..streamed(0.0) },
             Kernel::Concat { .. } => Work { launches: operands.len() as f64, ..streamed(0.0) },
             Kernel::TopK { k, .. } => {

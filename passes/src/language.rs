@@ -140,6 +140,14 @@ pub(crate) enum Kernel {
     Gather,
     /// `(cache, x)`: writes this step's rows; its value is the cache with them, in place.
     Scatter,
+    /// `(cache, latent, w, key)`: [`Kernel::Scatter`] of the latent, normed, and the key, rotated,
+    /// side by side.
+    AppendLatent {
+        /// Added to the mean of squares.
+        eps: Real,
+        /// How the key is rotated.
+        rotary: Rotary,
+    },
     /// `(scatter)`: the rows of the cache, packed sequence by sequence: [`Op::Append`].
     GatherPast,
     /// `(q parts.., k parts.., v)`

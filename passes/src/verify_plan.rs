@@ -121,6 +121,10 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
         KernelSpec::Scatter { x, table } => {
             vec![read(x), index(x.shape[0].clone()), write(table)]
         }
+        KernelSpec::AppendLatent { latent, weight, key, cache, .. } => {
+            let slots = index(latent.shape[0].clone());
+            vec![read(latent), read(weight), read(key), step(), step(), slots, write(cache)]
+        }
         KernelSpec::Attention { q, k, v, out, page, log_sums, .. } => {
             let rows = q.iter().chain(k).chain([v]).map(read);
             let steps = 3 + usize::from(page.is_some());

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use moec_ir::{Graph, Phase, Plan, Sym, Target};
+use moec_ir::{Graph, KernelSpec, Phase, Plan, ScaleFormat, Sym, Target};
 use std::fs;
 use std::path::Path;
 
@@ -63,6 +63,43 @@ fn every_router_is_one_kernel() {
             };
             assert_eq!(count(&["router"]), 1, "{example}, {phase}");
             assert_eq!(count(&["top_k", "pick", "softmax", "reduce"]), 0, "{example}, {phase}");
+        }
+    }
+}
+
+/// What MLA remembers is normed and rotated on its way into the cache.
+#[test]
+fn a_latent_is_appended_by_one_kernel() {
+    for example in ["tiny-v3", "deepseek-v2", "deepseek-v2-lite"] {
+        for phase in Phase::ALL {
+            let plan = plan(&graph(&source(example)), phase);
+            let count =
+                |family: &str| plan.kernels.iter().filter(|k| k.spec.family() == family).count();
+            assert_eq!([count("append_latent"), count("scatter")], [1, 0], "{example}, {phase}");
+        }
+    }
+}
+
+/// `scale_fmt` of a checkpoint reaches every kernel that quantises.
+#[test]
+fn scales_are_powers_of_two_in_every_kernel_where_the_checkpoint_says_so() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../frontend/tests/data");
+    let config = fs::read_to_string(root.join("deepseek-v3-fp8.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    for wanted in [ScaleFormat::F32, ScaleFormat::Ue8m0] {
+        if wanted == ScaleFormat::Ue8m0 {
+            config["quantization_config"]["scale_fmt"] = "ue8m0".into();
+        }
+        let graph = graph(&moec_frontend::import(&config.to_string(), None, None).unwrap());
+        for phase in Phase::ALL {
+            let formats = plan(&graph, phase).kernels.into_iter().filter_map(|k| match k.spec {
+                KernelSpec::Quantize { format, .. }
+                | KernelSpec::RmsNormQuantize { format, .. }
+                | KernelSpec::PointwiseQuantize { format, .. } => Some(format),
+                _ => None,
+            });
+            let formats: Vec<ScaleFormat> = formats.collect();
+            assert!(formats.len() >= 3 && formats.iter().all(|f| *f == wanted), "{formats:?}");
         }
     }
 }

@@ -139,6 +139,9 @@ fn views(spec: &KernelSpec) -> Vec<(&View, usize)> {
         KernelSpec::Rotary { x, out, .. } => vec![(x, 3), (out, 3)],
         KernelSpec::Gather { table, out } => vec![(table, 2), (out, 2)],
         KernelSpec::Scatter { x, table } => vec![(x, 2), (table, 2)],
+        KernelSpec::AppendLatent { latent, weight, key, cache, .. } => {
+            vec![(latent, 2), (weight, 1), (key, 2), (cache, 2)]
+        }
         KernelSpec::Attention { q, k, v, out, log_sums, .. } => {
             let inputs = q.iter().chain(k).chain([v]).map(|v| (v, 3));
             let rank = if log_sums.is_some() { 4 } else { 3 };

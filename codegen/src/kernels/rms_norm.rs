@@ -1,7 +1,7 @@
 //! `out = s / sqrt(mean(s²) + eps) * weight`, `s = x` or `x + residual`, rounded where kept
 //! (RMSNorm: Zhang and Sennrich, arXiv 1910.07467).
 
-use super::rows::Team;
+use super::rows::{Elements, Row, Team};
 use super::{Design, Step};
 use crate::builder::{Builder, F32};
 use crate::tensor::{Tensor, vector_width};
@@ -79,11 +79,7 @@ impl Design for RmsNorm {
                     let kept = fused.as_ref().map_or(&x, |(_, sum)| sum);
                     kept.load(&[r, h, at], width)
                 });
-            let squares = elements.fold(b.f32(0.0), |acc, s| s.fma(s, acc));
-            let total = row.combine(squares, 0.0, |p, q| p + q);
-            let n = self.out.shape[2].clone();
-            let mean = total / b.size(&n).to_f32();
-            let factor = (mean + self.eps.0 as f32).rsqrt_approx();
+            let factor = factor(row, &elements, &self.out.shape[2], self.eps);
             elements.each(|at, values| {
                 let weights = weight.load(&[at], width);
                 let scaled: Vec<F32<'k>> =
@@ -92,6 +88,19 @@ impl Design for RmsNorm {
             });
         });
     }
+}
+
+/// What the elements of a row of `len` are multiplied with, beside their weights.
+pub(super) fn factor<'k>(
+    row: Row<'k>,
+    elements: &Elements<'k, '_>,
+    len: &Dim,
+    eps: Real,
+) -> F32<'k> {
+    let b = row.b;
+    let squares = elements.fold(b.f32(0.0), |acc, s| s.fma(s, acc));
+    let total = row.combine(squares, 0.0, |p, q| p + q);
+    (total / b.size(len).to_f32() + eps.0 as f32).rsqrt_approx()
 }
 
 /// Adds, stores the sums and returns them as they were rounded.

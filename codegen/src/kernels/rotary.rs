@@ -70,6 +70,16 @@ impl Pairing {
         Ok(Self { interleaved, half, at_once })
     }
 
+    /// The same, with at most so many pairs for a thread at once: a power of two.
+    pub(super) fn at_most(self, pairs: u64) -> Self {
+        Self { at_once: self.at_once.min(pairs), ..self }
+    }
+
+    /// Where in the table the turns of a position begin.
+    pub(super) fn turns_at<'k>(self, table: Ptr<'k>, position: I32<'k>) -> Ptr<'k> {
+        table.index(position * self.half as i32, TURN)
+    }
+
     /// Vectors of pairs of a row.
     pub(super) fn vectors(self) -> u64 {
         self.half / self.at_once

@@ -347,6 +347,42 @@ pub(crate) fn movements() -> Vec<Case> {
     ]
 }
 
+/// Latent and key are slices of one projection, `gap` elements wider than both.
+pub(crate) fn appended_latents() -> Vec<Case> {
+    let case = |name, tokens, [n, dim, gap]: [u64; 3], interleaved, types: [DType; 2]| {
+        let row = n + dim + gap;
+        let align = |at: u64| match (at * types[0].bytes()) % 16 {
+            0 => 16,
+            rest => 1 << rest.trailing_zeros(),
+        };
+        let slice = |at: u64, len: u64| View {
+            align: align(at),
+            ..View::new(types[0], [t(), Dim::from(len)], [row, 1])
+        };
+        let spec = KernelSpec::AppendLatent {
+            latent: slice(0, n),
+            weight: dense(types[0], &[Some(n)]),
+            key: slice(n, dim),
+            cache: View::new(types[1], [i32::MAX as u64, n + dim].map(Dim::from), [n + dim, 1]),
+            eps: Real(1e-6),
+            interleaved,
+        };
+        Case { name, spec, tokens }
+    };
+    vec![
+        case("latent v3", 1, [512, 64, 0], true, [Bf16; 2]),
+        case("latent v3 beside queries", 40, [512, 64, 1536], true, [Bf16; 2]),
+        case("latent of halves", 5, [512, 64, 0], false, [Bf16; 2]),
+        case("latent f16", 5, [128, 32, 8], true, [DType::F16; 2]),
+        case("latent f32", 5, [96, 16, 0], false, [F32; 2]),
+        case("latent to f32", 5, [96, 16, 3], true, [Bf16, F32]),
+        case("latent odd", 7, [77, 10, 2], true, [Bf16; 2]),
+        case("latent odd halves", 7, [33, 6, 1], false, [F32, Bf16]),
+        case("latent long", 2, [1536, 128, 0], true, [Bf16; 2]),
+        case("latent beyond registers", 2, [40_000, 64, 0], true, [Bf16; 2]),
+    ]
+}
+
 pub(crate) fn all() -> Vec<Case> {
     let families = [
         gemms,
@@ -356,6 +392,7 @@ pub(crate) fn all() -> Vec<Case> {
         experts,
         rotations,
         movements,
+        appended_latents,
         attentions,
         attentions_in_chunks,
         latent_attentions,

@@ -1,6 +1,7 @@
 //! Functions of elements, sums over experts, rotations, and rows moved by index.
 
 use super::machine::{Array, Random, run};
+use super::rows::ERROR;
 use crate::cases;
 use moec_ir::graph::{BinaryFn, UnaryFn};
 use moec_ir::kernel::{KernelSpec, Scalar};
@@ -220,6 +221,64 @@ fn rotary_turns_pairs_by_each_tokens_position() {
                 let sign = if second { 1.0 } else { -1.0 };
                 let own = x.get(i) * turn(0);
                 let mixed = sign * x.get(&[i[0], i[1], other]) * turn(1);
+                (own + mixed, own.abs() + mixed.abs())
+            });
+        }
+    }
+}
+
+#[test]
+fn append_latent_writes_norms_and_rotated_keys_to_their_slots() {
+    for case in cases::appended_latents() {
+        let KernelSpec::AppendLatent { latent, weight, key, cache, eps, interleaved } = &case.spec
+        else {
+            panic!()
+        };
+        let [n, dim] = [latent, key].map(|view| view.shape[1].constant().unwrap());
+        for tokens in [case.tokens, 1, 6, 19] {
+            let (sizes, mut random) = (sizes(tokens), Random(tokens));
+            let [mut x, mut w, mut k] =
+                [latent, weight, key].map(|view| Array::random(view, &sizes, &mut random));
+            let context = 50;
+            let table = cases::dense(DType::F32, &[Some(context), Some(dim / 2), Some(2)]);
+            let mut table = Array::random(&table, &sizes, &mut random);
+            let positions: Vec<i32> = (0..tokens).map(|_| random.below(context) as i32).collect();
+            // Distinct rows of the cache; the last of several tokens is not remembered.
+            let rows = 47;
+            let mut slots: Vec<i32> = (0..tokens as i32).map(|i| (7 * i + 3) % rows).collect();
+            if tokens > 1 {
+                slots[tokens as usize - 1] = -1;
+            }
+            let mut rows_of_cache = Array::with_rows(cache, rows as u64);
+            let mut at = [Array::integers(&positions), Array::integers(&slots)];
+            let [positions_at, slots_at] = &mut at;
+            let mut operands =
+                [&mut x, &mut w, &mut k, &mut table, positions_at, slots_at, &mut rows_of_cache];
+            run(case.name, &case.spec, case.step(), &sizes, &mut operands);
+            let factor = |t: u64| {
+                let squares: f64 = (0..n).map(|i| x.get(&[t, i]).powi(2)).sum();
+                (squares / n as f64 + eps.0).sqrt().recip()
+            };
+            let factors: Vec<f64> = (0..tokens).map(factor).collect();
+            rows_of_cache.check(case.name, ERROR, |i| {
+                let Some(t) = slots.iter().position(|&slot| slot as u64 == i[0]) else {
+                    // As it was.
+                    return (f64::NAN, 0.0);
+                };
+                let row = t as u64;
+                if i[1] < n {
+                    let value = x.get(&[row, i[1]]) * factors[t] * w.get(&[i[1]]);
+                    return (value, value.abs());
+                }
+                let at = i[1] - n;
+                let (pair, second, other) = match interleaved {
+                    true => (at / 2, at % 2 == 1, at ^ 1),
+                    false => (at % (dim / 2), at >= dim / 2, (at + dim / 2) % dim),
+                };
+                let turn = |part| table.get(&[positions[t] as u64, pair, part]);
+                let sign = if second { 1.0 } else { -1.0 };
+                let own = k.get(&[row, at]) * turn(0);
+                let mixed = sign * k.get(&[row, other]) * turn(1);
                 (own + mixed, own.abs() + mixed.abs())
             });
         }

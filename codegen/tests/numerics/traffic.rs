@@ -174,6 +174,15 @@ fn movements() -> Vec<(&'static str, KernelSpec)> {
         interleaved,
     };
     let cache = || dense(Bf16, &[Some(ROWS), Some(576)]);
+    let of_projection = |len: u64| View::new(Bf16, [t(), len.into()], [576, 1]);
+    let append = KernelSpec::AppendLatent {
+        latent: of_projection(512),
+        weight: dense(Bf16, &[Some(512)]),
+        key: of_projection(64),
+        cache: cache(),
+        eps: Real(1e-6),
+        interleaved: true,
+    };
     let embedding = dense(Bf16, &[Some(ROWS), Some(7168)]);
     vec![
         ("rotary of queries", rotary(128, 192, true)),
@@ -182,6 +191,7 @@ fn movements() -> Vec<(&'static str, KernelSpec)> {
         ("rotary of 8 heads", rotary(8, 64, false)),
         ("gather of a cache", KernelSpec::Gather { table: cache(), out: x(576) }),
         ("gather of embeddings", KernelSpec::Gather { table: embedding, out: x(7168) }),
+        ("norm, rotary and append", append),
         ("scatter", KernelSpec::Scatter { x: x(576), table: cache() }),
     ]
 }
@@ -249,6 +259,15 @@ fn operands(spec: &KernelSpec) -> Operands {
             let must = bytes(x) + bytes(out) + turns + index;
             (vec![x_of, table, places(ROWS, &mut random), out_of], must)
         }
+        KernelSpec::AppendLatent { latent, weight, key, cache, .. } => {
+            let pairs = key.shape[1].constant().unwrap() / 2;
+            let table = dense(F32, &[Some(ROWS), Some(pairs), Some(2)]);
+            let [x, w, k, table, cache] = [latent, weight, key, &table, cache].map(&mut number);
+            let [positions, slots] = [0, 1].map(|_| places(ROWS, &mut random));
+            let rows = bytes(latent) + bytes(key);
+            let must = 2 * rows + bytes(weight) + TOKENS * pairs * 8 + 2 * index;
+            (vec![x, w, k, table, positions, slots, cache], must)
+        }
         KernelSpec::Gather { table, out } => {
             let [table, out_of] = [table, out].map(&mut number);
             (vec![table, places(ROWS, &mut random), out_of], 2 * bytes(out) + index)
@@ -278,9 +297,9 @@ fn operands(spec: &KernelSpec) -> Operands {
         }
     };
     let again = match spec {
-        KernelSpec::RmsNorm { weight, .. } | KernelSpec::RmsNormQuantize { weight, .. } => {
-            bytes(weight) * (TOKENS - 1)
-        }
+        KernelSpec::RmsNorm { weight, .. }
+        | KernelSpec::RmsNormQuantize { weight, .. }
+        | KernelSpec::AppendLatent { weight, .. } => bytes(weight) * (TOKENS - 1),
         KernelSpec::Router { bias, .. } => bias.as_ref().map_or(0, bytes) * (TOKENS - 1),
         _ => 0,
     };

@@ -226,6 +226,7 @@ impl Kernel {
             Self::Rotary(_) => "@rotary",
             Self::Gather => "@gather",
             Self::Scatter => "@scatter",
+            Self::AppendLatent { .. } => "@append_latent",
             Self::GatherPast => "@gather_past",
             Self::Attention { cached: false, .. } => "@attention",
             Self::Attention { cached: true, .. } => "@attention_in_cache",
@@ -259,6 +260,7 @@ impl Kernel {
             Self::Pointwise(code) => vec![Attr::Code(code.clone())],
             Self::Reduce(f) => vec![Attr::Reduce(*f)],
             Self::Rotary(r) => vec![Attr::Rotary(*r)],
+            Self::AppendLatent { eps, rotary } => vec![Attr::Real(*eps), Attr::Rotary(*rotary)],
             Self::Attention { scale, .. } => vec![Attr::Real(*scale)],
             Self::TopK { k, groups } => vec![Attr::Int(*k), Attr::Groups(*groups)],
             Self::Router(r) => vec![Attr::Int(r.k), Attr::Groups(r.groups), Attr::Real(r.scale)],
@@ -294,6 +296,9 @@ impl Kernel {
             ("@rotary", [Attr::Rotary(r)]) => Self::Rotary(*r),
             ("@gather", []) => Self::Gather,
             ("@scatter", []) => Self::Scatter,
+            ("@append_latent", [Attr::Real(eps), Attr::Rotary(rotary)]) => {
+                Self::AppendLatent { eps: *eps, rotary: *rotary }
+            }
             ("@gather_past", []) => Self::GatherPast,
             ("@attention", [Attr::Real(s)]) => attention(s, false),
             ("@attention_in_cache", [Attr::Real(s)]) => attention(s, true),

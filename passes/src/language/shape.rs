@@ -83,6 +83,13 @@ fn kernel_shape(kernel: &Kernel, shapes: &[&[Dim]]) -> Result<Vec<Dim>, String> 
         Kernel::Softmax | Kernel::Rotary(_) | Kernel::GatherPast => Ok(first(shapes)?.to_vec()),
         Kernel::Gather => of(&Op::Lookup, 2),
         Kernel::Scatter => of(&Op::Append, 2),
+        Kernel::AppendLatent { .. } => match shapes {
+            [cache, latent, _, key] => {
+                let row = infer(&Op::Concat { axis: 1 }, &[latent, key], None)?;
+                infer(&Op::Append, &[cache, &row], None)
+            }
+            _ => Err("`@append_latent` takes a cache, a latent, a weight and a key".into()),
+        },
         Kernel::Attention { parts, .. } => match (shapes.first(), shapes.last()) {
             (Some(q), Some(v)) if shapes.len() == 2 * parts + 1 && q.len() == 3 && v.len() == 3 => {
                 Ok(vec![q[0].clone(), q[1].clone(), v[2].clone()])

@@ -39,7 +39,8 @@ pub(super) fn assign(
 fn settle(extracted: &Extracted, homes: &mut [Option<Place>], value: usize, place: Place) {
     let chosen = &extracted.values[value];
     match &chosen.node.term {
-        Term::Kernel(Kernel::Scatter | Kernel::AddRmsNorm { .. }) => {}
+        Term::Kernel(Kernel::Scatter | Kernel::AppendLatent { .. } | Kernel::AddRmsNorm { .. }) => {
+        }
         Term::Kernel(_) | Term::First | Term::Second { .. } | Term::Third => {
             homes[value].get_or_insert(place);
         }

@@ -2,11 +2,13 @@
 
 use super::emit::Emitter;
 use super::place::{Place, Root};
-use crate::language::{Kernel, Term, rows};
+use crate::language::{Kernel, rows};
+use moec_ir::graph::Rotary;
 use moec_ir::kernel::{KernelSpec, Scalar, View};
 use moec_ir::plan::{PAGE_ROWS, StepInput, Table};
-use moec_ir::{DType, Diagnostic, Dim, Op, Real, TensorType};
+use moec_ir::{DType, Diagnostic, Dim, Real, TensorType};
 
+mod caches;
 mod routing;
 mod scaled;
 
@@ -81,6 +83,9 @@ impl Emitter<'_> {
             }
             Kernel::Gather => self.lookup(value, operands),
             Kernel::Scatter => self.scatter(value, operands),
+            Kernel::AppendLatent { eps, rotary } => {
+                self.append_latent(value, *eps, *rotary, operands)
+            }
             Kernel::GatherPast => self.gather_past(value, operands),
             Kernel::Concat { axis } => self.concat(value, *axis, operands),
             Kernel::Reduce(_)
@@ -312,45 +317,6 @@ impl Emitter<'_> {
         self.written(value)
     }
 
-    /// The cache that a value of this type lies in, as rows of unknown number.
-    fn cache_rows(&self, cache: usize, ty: &TensorType) -> Result<Place, Diagnostic> {
-        let row = Dim::product(&ty.shape[1..]);
-        let rows =
-            TensorType::new(self.function.caches[cache].ty.dtype, [UNKNOWN_ROWS.into(), row]);
-        Place::dense(Root::Cache(cache), &rows).ok_or_else(|| {
-            Diagnostic::error("E0803", format!("the cache of {ty} has rows of unknown size"))
-        })
-    }
-
-    fn scatter(&mut self, value: usize, operands: &[usize]) -> Done {
-        let Term::Math(Op::Cache(cache)) = self.extracted.values[operands[0]].node.term else {
-            unreachable!("bug in moec: rows are appended to something that is not a cache")
-        };
-        let ty = self.ty(value).clone();
-        let table = self.cache_rows(cache, &ty)?;
-        let x = self.operand(
-            operands[1],
-            &[self.ty(operands[1]).shape[0].clone(), table.shape[1].clone()],
-        )?;
-        let spec = KernelSpec::Scatter { x: x.view(), table: table.view() };
-        self.launch(value, spec, &[&x, &step(StepInput::Slots), &table]);
-        let whole = self.dense(Root::Cache(cache), &ty, value)?;
-        self.set_place(value, Place { dtype: table.dtype, ..whole });
-        Ok(())
-    }
-
-    fn gather_past(&mut self, value: usize, operands: &[usize]) -> Done {
-        let Root::Cache(cache) = self.place(operands[0])?.root else {
-            unreachable!("bug in moec: rows are gathered from something that is not a cache")
-        };
-        let ty = self.ty(value).clone();
-        let table = self.cache_rows(cache, &ty)?;
-        let out = self.target(value, &[ty.shape[0].clone(), table.shape[1].clone()])?;
-        let spec = KernelSpec::Gather { table: table.view(), out: out.view() };
-        self.launch(value, spec, &[&table, &step(StepInput::PastSlots), &out]);
-        self.written(value)
-    }
-
     /// Copies the pieces that their kernels could not write in place.
     fn concat(&mut self, value: usize, axis: usize, operands: &[usize]) -> Done {
         let whole = self.target(value, &self.ty(value).shape.clone())?;
@@ -367,6 +333,12 @@ impl Emitter<'_> {
         self.written(value)
     }
 
+    /// The table of a rotation.
+    fn turns(&mut self, rotary: Rotary) -> Place {
+        let root = Root::Table(self.table(Table::Rotary(rotary)));
+        Place { root, ..step(StepInput::Positions) }
+    }
+
     /// Kernels that take rows and give rows.
     fn row_kernel(&mut self, value: usize, kernel: &Kernel, operands: &[usize]) -> Done {
         let input = self.ty(operands[0]).clone();
@@ -374,8 +346,7 @@ impl Emitter<'_> {
             let shape = with_heads(&input);
             let x = self.operand(operands[0], &shape)?;
             let out = self.target(value, &shape)?;
-            let mut table = step(StepInput::Positions);
-            table.root = Root::Table(self.table(Table::Rotary(*rotary)));
+            let table = self.turns(*rotary);
             let spec = KernelSpec::Rotary {
                 x: x.view(),
                 out: out.view(),

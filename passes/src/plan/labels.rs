@@ -46,7 +46,7 @@ fn description(function: &Function, extracted: &Extracted, at: usize) -> String 
     let mut text = match kernel {
         Kernel::Pointwise(code) => code_text(code),
         Kernel::PointwiseQuantize { code, .. } => format!("quantize({})", code_text(code)),
-        Kernel::Scatter | Kernel::GatherPast => {
+        Kernel::Scatter | Kernel::AppendLatent { .. } | Kernel::GatherPast => {
             let name = kernel.name().trim_start_matches('@');
             let cache = cache_behind(extracted, at).map(|c| &function.caches[c].name);
             cache.map_or(name.to_owned(), |cache| format!("{name} of {cache}"))

@@ -9,6 +9,12 @@ pub(super) fn same_type(m: &Match<'_>, on: &[&str]) -> bool {
     m.ty(on[0]).is_some() && m.ty(on[0]) == m.ty(on[1])
 }
 
+/// The elements of the two have equal types.
+pub(super) fn same_elements(m: &Match<'_>, on: &[&str]) -> bool {
+    let dtype = |name| m.ty(name).map(|ty| ty.dtype);
+    dtype(on[0]).is_some() && dtype(on[0]) == dtype(on[1])
+}
+
 /// The two have equal shapes.
 pub(super) fn same_shape(m: &Match<'_>, on: &[&str]) -> bool {
     m.shape(on[0]).is_some() && m.shape(on[0]) == m.shape(on[1])

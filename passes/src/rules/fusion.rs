@@ -1,6 +1,6 @@
 //! What one kernel can do at once.
 
-use super::conditions::{experts_per_token, number_of_experts, same_shape};
+use super::conditions::{experts_per_token, number_of_experts, same_elements, same_shape};
 use super::{Rule, pointwise, routing, scaled};
 use crate::language::{Kernel, Node, Term};
 use crate::pattern::Rewriter;
@@ -77,6 +77,14 @@ pub(super) fn table() -> Vec<Rule> {
             &["top_k"],
             routing::join,
         ),
+        // cache ∪ [norm(c), rotated k]: what MLA remembers is written where it stays, rounded once
+        // (DeepSeek-V2 2.1.2).
+        Rule::equation(
+            "append-the-latent-as-it-is-made",
+            "@scatter(cache, x=concat[1](rms_norm[eps](c, w), rotary[r](k))) => \
+             @append_latent[eps, r](cache, c, w, k)",
+        )
+        .when(same_elements, &["cache", "x"]),
         // f(g(x), y): what is computed element by element stays in registers.
         Rule::function(
             "pointwise-in-one-pass",

@@ -422,6 +422,21 @@ pub(super) const CASES: &[Case] = &[
          top_k[2, g](add(sigmoid(l), b))))",
     ),
     case(
+        "append-the-latent-as-it-is-made",
+        &[
+            "c: cache bf16[10]",
+            "d: cache f32[10]",
+            "x: bf16[T, 6]",
+            "k: bf16[T, 4]",
+            "w: param bf16[6]",
+            "e: real 0.01",
+            "r: rotary 4",
+        ],
+        "append(c, concat[1](rms_norm[e](x, w), rotary[r](k)))",
+        // Numbers that are stored would be rounded less often.
+        "append(d, concat[1](rms_norm[e](x, w), rotary[r](k)))",
+    ),
+    case(
         "pointwise-in-one-pass",
         &["x: bf16[T, 4]", "y: f32[T, 1]", "a: real 2.5"],
         "mul(silu(x), div(y, constant[a]))",

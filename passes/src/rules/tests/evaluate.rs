@@ -169,6 +169,17 @@ fn kernel_value(kernel: &Kernel, x: &[&Tensor], shape: &[Dim]) -> Result<Tensor,
         Kernel::Rotary(r) => op(&Op::Rotary(*r), x),
         Kernel::Gather => op(&Op::Lookup, x),
         Kernel::Scatter => op(&Op::Append, x),
+        Kernel::AppendLatent { eps, rotary } => {
+            let dims =
+                |x: &Tensor| x.shape.iter().map(|&n| Dim::from(n as u64)).collect::<Vec<_>>();
+            let normed = eval_op(&Op::RmsNorm { eps: *eps }, &[x[1], x[2]], &dims(x[1]), CONTEXT)?;
+            let turned = eval_op(&Op::Rotary(*rotary), &[x[3]], &dims(x[3]), CONTEXT)?;
+            let width = x[1].shape[1] + x[3].shape[1];
+            let both = [Dim::from(x[1].shape[0] as u64), Dim::from(width as u64)];
+            let concat = Op::Concat { axis: 1 };
+            let row = eval_op(&concat, &[&normed, &turned], &both, CONTEXT)?;
+            op(&Op::Append, &[x[0], &row])
+        }
         Kernel::GatherPast => Ok(x[0].clone()),
         Kernel::Attention { parts, scale, .. } => {
             let part = |i: usize| eval_op(&Op::Scores, &[x[i], x[parts + i]], shape, CONTEXT);
