@@ -104,6 +104,29 @@ fn elements_are_moved_16_bytes_at_a_time_where_the_layout_allows_it() {
     }
 }
 
+/// Tiles fill whole waves of multiprocessors with little padding: with one multiprocessor they are
+/// as wide as the product allows, also across blocks of scales.
+#[test]
+fn fp8_tiles_have_the_columns_that_suit_the_product() {
+    let h800 = Target::named("h800").unwrap();
+    let columns_of = |case: &cases::Case, target: &Target| {
+        let options = Options::default();
+        let code = generate_kernel(&case.spec, case.step(), target, "kernel", options).unwrap();
+        let (_, from) = code.ptx.split_once("wgmma.mma_async.sync.aligned.m64n").unwrap();
+        from.split_once('k').unwrap().0.parse::<u64>().unwrap()
+    };
+    let small = Target { sms: 1, ..h800.clone() };
+    for case in cases::wide_gemms().into_iter().chain(cases::wide_experts()) {
+        let wanted = case.name.split(' ').find_map(|word| word.parse::<u64>().ok());
+        assert_eq!(Some(columns_of(&case, &small)), wanted, "{}", case.name);
+    }
+    for case in cases::scaled_experts() {
+        if case.name.contains("hopper v3") {
+            assert_eq!(columns_of(&case, &h800), 192, "{}", case.name);
+        }
+    }
+}
+
 /// Scores and sums of values come from tensor cores, the latter with weights in registers and
 /// values read across their rows; the queries, keys and values by tensor copies.
 #[test]

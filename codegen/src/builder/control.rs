@@ -148,6 +148,31 @@ impl<'k> Builder<'k> {
         otherwise.rebuild(&mut (0..types.len()).map(|i| result_of(done, i)))
     }
 
+    /// The values of `then` where the condition holds, else those of `otherwise`; only one of them
+    /// runs.
+    pub(crate) fn either<C: Carried<'k>>(
+        &'k self,
+        condition: Bool<'k>,
+        then: impl FnOnce() -> C,
+        otherwise: impl FnOnce() -> C,
+    ) -> C {
+        let yields = |values: &C| {
+            self.op("scf.yield", &flat(values), &[], &[]);
+        };
+        let mut kept = None;
+        let then = self.region(&[], |_| {
+            let values = then();
+            yields(&values);
+            kept = Some(values);
+        });
+        let otherwise = self.region(&[], |_| yields(&otherwise()));
+        let kept = kept.unwrap_or_else(|| bug("a branch without values"));
+        let types: Vec<_> = flat(&kept).iter().map(ValueLike::r#type).collect();
+        let regions = vec![then, otherwise];
+        let done = self.op_with_regions("scf.if", &[condition.raw], &types, &[], regions);
+        kept.rebuild(&mut (0..types.len()).map(|i| result_of(done, i)))
+    }
+
     /// `while condition(c) { c = body(c) }`; returns the last `c`.
     pub(crate) fn while_loop<C: Carried<'k>>(
         &'k self,

@@ -48,6 +48,11 @@ impl Factors {
         self.scales.as_ref().is_none_or(|s| s.promote_every == s.block[1])
     }
 
+    /// Columns of the product, where they are known: rows of `w`.
+    pub(super) fn columns(&self) -> u64 {
+        self.w.shape[self.w.shape.len() - 2].constant().unwrap_or(0)
+    }
+
     /// How many operands these are: the kernel's first.
     pub(super) fn operands(&self) -> usize {
         if self.scales.is_some() { 4 } else { 2 }

@@ -10,7 +10,7 @@ pub(crate) use attention::{
 pub(crate) use routing::{route_plans, routers, top_ks};
 pub(crate) use scaled::{
     norm_quantizations, pointwise_quantizations, quantizations, scaled_experts, scaled_gemms,
-    transposed_quantizations,
+    transposed_quantizations, wide_experts, wide_gemms,
 };
 
 use moec_ir::graph::{BinaryFn, ReduceFn, UnaryFn};

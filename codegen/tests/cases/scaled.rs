@@ -177,27 +177,38 @@ fn weights(outer: u64, n: u64, k: u64, block: [u64; 2], gap: u64) -> (View, View
     (dense(F8e4m3, &[Some(outer), Some(n), Some(k)]), scales)
 }
 
-pub(crate) fn scaled_gemms() -> Vec<Case> {
-    let gemm = |name, tokens, batch: u64, n: u64, k: u64, block: [u64; 2], add: bool, c: DType| {
-        // Heads lie next to each other in a row of `a` and `c`.
-        let rows = |dtype, cols: u64| {
-            View::new(dtype, [Dim::from(batch), t(), Dim::from(cols)], [cols, batch * cols, 1])
-        };
-        let (w, w_scale) = weights(batch, n, k, block, 1);
-        let scales = k.div_ceil(block[1]).next_multiple_of(4);
-        let shape = [Dim::from(batch), t(), Dim::from(k.div_ceil(block[1]))];
-        let spec = KernelSpec::ScaledGemm {
-            a: rows(F8e4m3, k),
-            a_scale: View::new(F32, shape, [scales, batch * scales, 1]),
-            w,
-            w_scale,
-            add: add.then(|| rows(c, n)),
-            c: rows(c, n),
-            block,
-            promote_every: block[1],
-        };
-        Case { name, spec, tokens }
+#[expect(clippy::too_many_arguments, reason = "a row of a table")]
+fn gemm(
+    name: &'static str,
+    tokens: u64,
+    batch: u64,
+    n: u64,
+    k: u64,
+    block: [u64; 2],
+    add: bool,
+    c: DType,
+) -> Case {
+    // Heads lie next to each other in a row of `a` and `c`.
+    let rows = |dtype, cols: u64| {
+        View::new(dtype, [Dim::from(batch), t(), Dim::from(cols)], [cols, batch * cols, 1])
     };
+    let (w, w_scale) = weights(batch, n, k, block, 1);
+    let scales = k.div_ceil(block[1]).next_multiple_of(4);
+    let shape = [Dim::from(batch), t(), Dim::from(k.div_ceil(block[1]))];
+    let spec = KernelSpec::ScaledGemm {
+        a: rows(F8e4m3, k),
+        a_scale: View::new(F32, shape, [scales, batch * scales, 1]),
+        w,
+        w_scale,
+        add: add.then(|| rows(c, n)),
+        c: rows(c, n),
+        block,
+        promote_every: block[1],
+    };
+    Case { name, spec, tokens }
+}
+
+pub(crate) fn scaled_gemms() -> Vec<Case> {
     let transposed = |name, tokens, n: u64, k: u64, block: [u64; 2]| {
         let mut case = gemm(name, tokens, 2, n, k, block, true, Bf16);
         if let KernelSpec::ScaledGemm { w, .. } = &mut case.spec {
@@ -240,22 +251,57 @@ pub(crate) fn scaled_gemms() -> Vec<Case> {
     ]
 }
 
-pub(crate) fn scaled_experts() -> Vec<Case> {
-    let grouped = |name, tokens, top_k: u64, per_pair: bool, e: u64, n: u64, k: u64, block| {
-        let rows = if per_pair { top_k } else { 1 };
-        let (w, w_scale) = weights(e, n, k, block, 0);
-        let spec = KernelSpec::ScaledGroupedGemm {
-            a: dense(F8e4m3, &[None, Some(rows), Some(k)]),
-            a_scale: row_scales(&[t(), rows.into()], k, block[1]),
-            w,
-            w_scale,
-            c: dense(Bf16, &[None, Some(top_k), Some(n)]),
-            top_k,
-            block,
-            promote_every: block[1],
-        };
-        Case { name, spec, tokens }
+#[expect(clippy::too_many_arguments, reason = "a row of a table")]
+fn grouped(
+    name: &'static str,
+    tokens: u64,
+    top_k: u64,
+    per_pair: bool,
+    e: u64,
+    n: u64,
+    k: u64,
+    block: [u64; 2],
+) -> Case {
+    let rows = if per_pair { top_k } else { 1 };
+    let (w, w_scale) = weights(e, n, k, block, 0);
+    let spec = KernelSpec::ScaledGroupedGemm {
+        a: dense(F8e4m3, &[None, Some(rows), Some(k)]),
+        a_scale: row_scales(&[t(), rows.into()], k, block[1]),
+        w,
+        w_scale,
+        c: dense(Bf16, &[None, Some(top_k), Some(n)]),
+        top_k,
+        block,
+        promote_every: block[1],
     };
+    Case { name, spec, tokens }
+}
+
+/// Products whose tiles have as many columns as the name says, on a GPU with one multiprocessor:
+/// more than a block, or a part of two.
+pub(crate) fn wide_gemms() -> Vec<Case> {
+    let v3 = [128, 128];
+    vec![
+        gemm("fp8 wide 192", 128, 1, 576, 256, v3, true, Bf16),
+        gemm("fp8 wide 176 end", 128, 1, 346, 256, v3, false, Bf16),
+        gemm("fp8 wide 192 heads", 66, 2, 384, 144, v3, false, F32),
+        gemm("fp8 wide 160", 128, 1, 480, 256, v3, false, Bf16),
+        gemm("fp8 wide 160 many steps", 65, 1, 160, 1664, v3, true, Bf16),
+        gemm("fp8 wide 144", 100, 1, 288, 384, v3, false, Bf16),
+    ]
+}
+
+/// As [`wide_gemms`], by expert.
+pub(crate) fn wide_experts() -> Vec<Case> {
+    let v3 = [128, 128];
+    vec![
+        grouped("fp8 experts hopper wide 192", 70, 1, true, 1, 576, 256, v3),
+        grouped("fp8 experts hopper wide 192 pairs", 66, 2, true, 2, 384, 144, v3),
+        grouped("fp8 experts hopper wide 192 steps", 66, 1, false, 3, 192, 1184, v3),
+    ]
+}
+
+pub(crate) fn scaled_experts() -> Vec<Case> {
     let v3 = [128, 128];
     vec![
         grouped("fp8 experts v3", 1, 8, false, 256, 4096, 7168, v3),

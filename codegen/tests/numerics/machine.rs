@@ -250,7 +250,7 @@ pub(crate) fn run_counting(
     sizes: &Sizes,
     operands: &mut [&mut Array],
 ) -> Ran {
-    execute(name, spec, step, sizes, operands, true)
+    execute(&h800(), name, spec, step, sizes, operands, true)
 }
 
 /// Compiles a kernel for `step` and runs it in a step of `sizes`. Operands lie at addresses that
@@ -262,10 +262,27 @@ pub(crate) fn run(
     sizes: &Sizes,
     operands: &mut [&mut Array],
 ) -> Ran {
-    execute(name, spec, step, sizes, operands, false)
+    execute(&h800(), name, spec, step, sizes, operands, false)
+}
+
+/// [`run`], compiled for that target.
+pub(crate) fn run_on(
+    target: &Target,
+    name: &str,
+    spec: &KernelSpec,
+    step: Step,
+    sizes: &Sizes,
+    operands: &mut [&mut Array],
+) -> Ran {
+    execute(target, name, spec, step, sizes, operands, false)
+}
+
+fn h800() -> Target {
+    Target::named("h800").unwrap()
 }
 
 fn execute(
+    target: &Target,
     name: &str,
     spec: &KernelSpec,
     step: Step,
@@ -273,8 +290,7 @@ fn execute(
     operands: &mut [&mut Array],
     traffic: bool,
 ) -> Ran {
-    let target = Target::named("h800").unwrap();
-    let code = generate_kernel(spec, step, &target, "kernel", Options::default())
+    let code = generate_kernel(spec, step, target, "kernel", Options::default())
         .unwrap_or_else(|e| panic!("{name}: {e:?}"));
     let module = Module::parse(&code.ptx).unwrap_or_else(|e| panic!("{name}: {e}\n{}", code.ptx));
     let poison = Some(POISON);

@@ -1,10 +1,10 @@
 //! FP8: quantisation bit for bit, products against float64 loops over the same numbers.
 
-use super::machine::{Array, POISON, Random, e4m3_code, run};
+use super::machine::{Array, POISON, Random, e4m3_code, run, run_on};
 use super::products::{LARGEST, route, sizes, tokens_of, volume};
-use crate::cases;
-use moec_ir::ScaleFormat;
+use crate::cases::{self, Case};
 use moec_ir::kernel::KernelSpec;
+use moec_ir::{ScaleFormat, Target};
 
 /// Numbers of many magnitudes, whole blocks of zeros and of numbers too small for a scale.
 fn activations(array: &mut Array, block: u64, random: &mut Random) {
@@ -212,9 +212,17 @@ fn inner(a: &[f64], w: &[f64]) -> (f64, f64) {
         .fold((0.0, 0.0), |(sum, magnitude), (x, y)| (sum + x * y, magnitude + (x * y).abs()))
 }
 
+/// Cases for the H800, and those for a GPU with one multiprocessor: few tiles, which are large.
+fn with_targets(cases: Vec<Case>, wide: Vec<Case>) -> impl Iterator<Item = (Case, Target)> {
+    let h800 = Target::named("h800").unwrap();
+    let small = Target { sms: 1, ..h800.clone() };
+    let cases = cases.into_iter().map(move |case| (case, h800.clone()));
+    cases.chain(wide.into_iter().map(move |case| (case, small.clone())))
+}
+
 #[test]
 fn scaled_gemm_multiplies_numbers_and_scales() {
-    for case in cases::scaled_gemms() {
+    for (case, target) in with_targets(cases::scaled_gemms(), cases::wide_gemms()) {
         let KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, block, .. } = &case.spec
         else {
             panic!()
@@ -234,7 +242,7 @@ fn scaled_gemm_multiplies_numbers_and_scales() {
             let mut operands = vec![&mut a.data, &mut a.scale, &mut w.data, &mut w.scale];
             operands.extend(add.as_mut());
             operands.push(&mut c);
-            let report = run(case.name, &case.spec, case.step(), &sizes, &mut operands);
+            let report = run_on(&target, case.name, &case.spec, case.step(), &sizes, &mut operands);
             let cost = report.warp_instructions as f64 * 32.0 / work as f64;
             eprintln!("{}, {tokens} tokens: {cost:.2} instructions per multiply-add", case.name);
             let (a_rows, w_rows) = (a.rows(), w.rows());
@@ -258,7 +266,7 @@ fn scaled_gemm_multiplies_numbers_and_scales() {
 
 #[test]
 fn scaled_grouped_gemm_multiplies_each_row_with_its_experts_matrix() {
-    for case in cases::scaled_experts() {
+    for (case, target) in with_targets(cases::scaled_experts(), cases::wide_experts()) {
         let KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, top_k, block, .. } =
             &case.spec
         else {
@@ -282,7 +290,8 @@ fn scaled_grouped_gemm_multiplies_each_row_with_its_experts_matrix() {
                 let mut c = memory(c);
                 let mut operands =
                     [&mut a.data, &mut a.scale, &mut w.data, &mut w.scale, &mut plan, &mut c];
-                let report = run(case.name, &case.spec, case.step(), &sizes, &mut operands);
+                let step = case.step();
+                let report = run_on(&target, case.name, &case.spec, step, &sizes, &mut operands);
                 assert!(report.tensor_cores || !case.name.contains("hopper"), "{}", case.name);
                 let cost = report.warp_instructions as f64 * 32.0 / work as f64;
                 eprintln!(

@@ -3,8 +3,8 @@
 use super::ring::{Parity, Ring};
 use super::schedule::Place;
 use super::{plain, scaled};
-use crate::builder::{Builder, F32, I32};
-use crate::kernels::factors::Factors;
+use crate::builder::{Builder, F32, I32, bug};
+use crate::kernels::factors::{Factors, Scales};
 
 /// A multiplying warpgroup.
 pub(super) struct Consumer<'k, 't, 'r> {
@@ -43,15 +43,57 @@ impl<'k, 't, 'r> Consumer<'k, 't, 'r> {
                 (parity, multiplier.end(&sums))
             }
             Some(scales) => {
-                let adds_nothing = b.i32(0).anew();
-                let multiplier =
-                    scaled::Multiplier { b, ring, scales, first_row, releases, adds_nothing };
-                let row = multiplier.row_of_w(place);
-                let start = multiplier.start(row, count);
-                let (parity, state) =
-                    ring.each(parity, start, |step, state| multiplier.step(row, step, state));
-                (parity, state.sums)
+                let block = scales.block[0];
+                let across = self.factors.columns().div_ceil(ring.tile.columns);
+                let boundaries: Vec<u64> = scaled::boundaries(ring.tile.columns, across, block)
+                    .unwrap_or_else(|| bug("a tile across three blocks"))
+                    .into_iter()
+                    .collect();
+                let first = b.i32(block) - place.column % block as i32;
+                let first = first.min(b.i32(ring.tile.columns));
+                let state = Start { place, parity, scales, first, count };
+                self.multiply_scaled(&state, &boundaries)
             }
         }
     }
+
+    /// The same for FP8: one loop for each place where a boundary between blocks may be.
+    fn multiply_scaled(
+        &self,
+        at: &Start<'k, 't>,
+        boundaries: &[u64],
+    ) -> (Parity<'k>, Vec<F32<'k>>) {
+        let &Self { b, ring, first_row, releases, .. } = self;
+        let run = |boundary: u64| {
+            let adds_nothing = b.i32(0).anew();
+            let Start { scales, place, count, .. } = *at;
+            let multiplier =
+                scaled::Multiplier { b, ring, scales, first_row, releases, adds_nothing, boundary };
+            let rows = multiplier.rows_of_w(place);
+            let start = multiplier.start(&rows, count);
+            let step = |step, state| multiplier.step(&rows, step, state);
+            let (parity, state) = ring.each(at.parity.clone(), start, step);
+            (parity, state.sums)
+        };
+        match *boundaries {
+            [] => bug("a tile without a boundary"),
+            [only] => run(only),
+            [boundary, ref others @ ..] => b.either(
+                at.first.eq(b.i32(boundary)),
+                || run(boundary),
+                || self.multiply_scaled(at, others),
+            ),
+        }
+    }
+}
+
+/// What a tile of FP8 begins with.
+struct Start<'k, 't> {
+    place: Place<'k>,
+    parity: Parity<'k>,
+    scales: &'t Scales,
+    /// The boundary between blocks of `w`.
+    first: I32<'k>,
+    /// Sums of a thread.
+    count: usize,
 }

@@ -5,7 +5,7 @@ use super::operand::{boxed, tensor_map};
 use super::results;
 use super::ring::{Ring, Step};
 use super::schedule::{Place, Schedule};
-use super::tile::{Problem, Tile, WARPGROUP};
+use super::tile::{Problem, SCALE_BLOCK, Tile, WARPGROUP};
 use crate::builder::{Builder, F32, I32, wgmma};
 use crate::kernels::factors::Factors;
 use crate::kernels::product::{Product, RowOut};
@@ -75,10 +75,10 @@ pub(super) fn multiplies(factors: &Factors) -> bool {
     let Factors { a, w, scales } = factors;
     match scales {
         None => matches!(a.dtype, DType::Bf16 | DType::F16) && a.dtype == w.dtype,
-        // A step along `k` is a block, and a tile's columns lie in one block.
+        // A step along `k` is a block.
         Some(scales) => {
             let fp8 = [a, w].iter().all(|view| view.dtype == DType::F8e4m3);
-            fp8 && scales.block == [128, 128] && scales.w.strides[2] == 1
+            fp8 && scales.block == [SCALE_BLOCK; 2] && scales.w.strides[2] == 1
         }
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! Tensor cores keep 14 bits of a sum of FP8 products, so the products of each 128 along `k` are
 //! summed on their own and then, times the scales of their blocks, added to float32 registers.
-//! Scales of rows of `a` come with its tiles, those of a round at once; those of `w`, one per
-//! step, are read from memory a round ahead.
+//! Scales of rows of `a` come with its tiles, those of a round at once; those of `w`, one or two
+//! per step, are read from memory a round ahead.
+//!
+//! The columns of a tile may lie in two blocks of `w`. Where the second begins differs between
+//! tiles but in few ways; the loop over `k` is written once for each, so that each sum has its
+//! factor without a question.
 
 use super::ring::{Ring, Step};
 use super::schedule::Place;
@@ -12,6 +16,7 @@ use crate::builder::{Builder, F32, I32, Ptr, wgmma};
 use crate::kernels::factors::Scales;
 use crate::tensor::{Tensor, vector_width};
 use melior::ir::Value;
+use std::collections::BTreeSet;
 
 /// Multiplies the tiles of one CTA.
 pub(super) struct Multiplier<'k, 't, 'r> {
@@ -24,6 +29,19 @@ pub(super) struct Multiplier<'k, 't, 'r> {
     pub(super) releases: I32<'k>,
     /// 0.
     pub(super) adds_nothing: I32<'k>,
+    /// The tile's first column in another block of `w` than that of the first column; all columns
+    /// of the tile where they lie in one block.
+    pub(super) boundary: u64,
+}
+
+/// Where the boundary between blocks of `w` may lie in tiles of so many columns that lie side by
+/// side `across` a product. `None` where a tile's columns would lie in three blocks.
+pub(super) fn boundaries(columns: u64, across: u64, block: u64) -> Option<BTreeSet<u64>> {
+    let first = |tile: u64| block - tile * columns % block;
+    // After so many tiles the places repeat themselves.
+    (0..across.min(block))
+        .map(|tile| (first(tile) + block >= columns).then(|| first(tile).min(columns)))
+        .collect()
 }
 
 /// What goes from step to step.
@@ -35,72 +53,89 @@ pub(super) struct State<'k> {
     /// them; that this is not known until the kernel runs (`adds_nothing`) keeps ptxas from
     /// giving those other registers, of which there are too few.
     products: Vec<F32<'k>>,
-    /// Scales of `w` of this round.
-    now: Vec<F32<'k>>,
+    /// Scales of `w` of this round, by block of columns and step.
+    now: Vec<Vec<F32<'k>>>,
     /// Scales of `w` of the next round.
-    next: Vec<F32<'k>>,
+    next: Vec<Vec<F32<'k>>>,
 }
 
 impl<'k> Carried<'k> for State<'k> {
     fn flatten(&self, into: &mut Vec<Value<'k, 'k>>) {
-        for part in [&self.sums, &self.products, &self.now, &self.next] {
-            part.flatten(into);
-        }
+        [&self.sums, &self.products].into_iter().for_each(|part| part.flatten(into));
+        [&self.now, &self.next].into_iter().for_each(|part| part.flatten(into));
     }
     fn rebuild(&self, from: &mut dyn Iterator<Item = Value<'k, 'k>>) -> Self {
-        let [sums, products, now, next] =
-            [&self.sums, &self.products, &self.now, &self.next].map(|part| part.rebuild(from));
+        let [sums, products] = [&self.sums, &self.products].map(|part| part.rebuild(from));
+        let [now, next] = [&self.now, &self.next].map(|part| part.rebuild(from));
         Self { sums, products, now, next }
     }
 }
 
 impl<'k> Multiplier<'k, '_, '_> {
     /// Before the first step of a tile.
-    pub(super) fn start(&self, row_of_w: Ptr<'k>, count: usize) -> State<'k> {
+    pub(super) fn start(&self, rows_of_w: &[Ptr<'k>], count: usize) -> State<'k> {
         let zeros = |count: usize| vec![self.b.f32(0.0); count];
-        let now = self.scales_of_w(row_of_w, self.b.i32(0));
+        let now = self.scales_of_w(rows_of_w, self.b.i32(0));
         let products = zeros((self.ring.tile.columns / 2) as usize);
         State { sums: zeros(count), products, now: now.clone(), next: now }
     }
 
-    /// Where the scales of a tile's columns begin.
-    pub(super) fn row_of_w(&self, place: Place<'k>) -> Ptr<'k> {
-        let block = self.scales.block[0] as i32;
+    /// Where the scales of a tile's one or two blocks of columns begin.
+    pub(super) fn rows_of_w(&self, place: Place<'k>) -> Vec<Ptr<'k>> {
         let scales = Tensor::operand(self.b, 3, &self.scales.w).read_only();
-        scales.at(&[place.batch, place.column / block])
-    }
-
-    /// The scales of the round that begins with step `index`; of any, past the end.
-    fn scales_of_w(&self, row: Ptr<'k>, index: I32<'k>) -> Vec<F32<'k>> {
-        let (b, steps, stages) = (self.b, self.ring.steps, self.ring.tile.stages);
-        let vectors = steps.is_multiple_of(4) && vector_width(&self.scales.w) >= 4;
-        let at = |k: I32<'k>| row.index(k, 4);
-        match vectors {
-            true => (0..stages / 4)
-                .flat_map(|i| at((index + b.i32(4 * i)).min(b.i32(steps - 4))).load_f32(4))
-                .collect(),
-            false => (0..stages)
-                .map(|i| at((index + b.i32(i)).min(b.i32(steps - 1))).load_scalar())
-                .collect(),
+        let block = place.column / self.scales.block[0] as i32;
+        let row = |block| scales.at(&[place.batch, block]);
+        match self.boundary < self.ring.tile.columns {
+            false => vec![row(block)],
+            // The last tile may end before its second block, which then does not exist.
+            true => {
+                let blocks = self.scales.w.shape[1].constant().unwrap_or(1);
+                vec![row(block), row((block + 1).min(self.b.i32(blocks - 1)))]
+            }
         }
     }
 
+    /// The scales of the round that begins with step `index`; of any, past the end.
+    fn scales_of_w(&self, rows: &[Ptr<'k>], index: I32<'k>) -> Vec<Vec<F32<'k>>> {
+        let (b, steps, stages) = (self.b, self.ring.steps, self.ring.tile.stages);
+        let vectors = steps.is_multiple_of(4) && vector_width(&self.scales.w) >= 4;
+        let of_row = |row: &Ptr<'k>| match vectors {
+            true => (0..stages / 4)
+                .map(|i| (index + b.i32(4 * i)).min(b.i32(steps - 4)))
+                .flat_map(|k| row.index(k, 4).load_f32(4))
+                .collect(),
+            false => (0..stages)
+                .map(|i| (index + b.i32(i)).min(b.i32(steps - 1)))
+                .map(|k| row.index(k, 4).load_scalar())
+                .collect(),
+        };
+        rows.iter().map(of_row).collect()
+    }
+
     /// Adds the products of one step.
-    pub(super) fn step(&self, row_of_w: Ptr<'k>, step: Step<'k>, state: State<'k>) -> State<'k> {
+    pub(super) fn step(
+        &self,
+        rows_of_w: &[Ptr<'k>],
+        step: Step<'k>,
+        state: State<'k>,
+    ) -> State<'k> {
         let (b, ring, tile) = (self.b, self.ring, self.ring.tile);
         let State { mut sums, mut products, mut now, mut next } = state;
         if step.stage == 0 {
             now = next;
             next = match ring.steps <= tile.stages {
                 true => now.clone(),
-                false => self.scales_of_w(row_of_w, step.index + b.i32(tile.stages)),
+                false => self.scales_of_w(rows_of_w, step.index + b.i32(tile.stages)),
             };
         }
-        let of_w = now[step.stage as usize];
         let count = (tile.columns / 2) as usize;
+        // Of 8 columns a thread has two in each of two rows.
+        let boundary = (self.boundary / 8 * 4) as usize;
         ring.wait_full(step);
         for wave in 0..tile.waves() {
-            let factors = self.scales_of_a(step, wave).map(|of_a| of_a * of_w);
+            let of_a = self.scales_of_a(step, wave);
+            let factors: Vec<[F32<'k>; 2]> =
+                now.iter().map(|of_w| of_a.map(|of_a| of_a * of_w[step.stage as usize])).collect();
             // What was added before is settled here: there is no room for products of two waves.
             let fenced = b.wgmma_fence(&[&sums[..], &products].concat());
             (sums, products) = (fenced[..sums.len()].to_vec(), fenced[sums.len()..].to_vec());
@@ -110,7 +145,8 @@ impl<'k> Multiplier<'k, '_, '_> {
             }
             let of_wave = &mut sums[wave as usize * count..][..count];
             for (i, (sum, product)) in of_wave.iter_mut().zip(&products).enumerate() {
-                *sum = product.fma(factors[i / 2 % 2], *sum);
+                let factor = factors[usize::from(i >= boundary)][i / 2 % 2];
+                *sum = product.fma(factor, *sum);
             }
         }
         State { sums, products, now, next }

@@ -1,10 +1,13 @@
 //! Sizes of tiles, their choice, and the layout of shared memory.
 
+use super::scaled::boundaries;
 use crate::builder::wgmma;
 use crate::kernels::Tiles;
 use moec_ir::kernel::View;
 use moec_ir::plan::{Extent, Geometry, TensorMap};
 use moec_ir::{DType, Dim, Target};
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 pub(super) use wgmma::ROW_BYTES;
 
@@ -15,6 +18,22 @@ const BARRIER: u64 = 8;
 /// Stages of the ring: a multiple of 4, so that scales come four at a time.
 const MOST_STAGES: u64 = 8;
 const FEWEST_STAGES: u64 = 4;
+/// Columns of a product are a multiple of this; of 8 for the instruction (PTX ISA 9.7.15.2), of 16
+/// so that a stage of `w` keeps the next one aligned to 1024 bytes.
+const COLUMNS: u64 = 16;
+/// Rows and columns of a block of `w` that has one scale (DeepSeek-V3 3.3.2).
+pub(super) const SCALE_BLOCK: u64 = 128;
+
+/// Registers of a multiplying thread that sums may take: of 224 at least, so that addresses,
+/// scales and phases have the others.
+const MOST_SUMS: u64 = 192;
+/// Places of the boundary between blocks of `w`, at most: for each there is a loop, and all have
+/// to be compiled.
+const MOST_BOUNDARIES: usize = 4;
+/// Estimated times are alike where one is at most 103/100 of the other: 256 rows instead of 128
+/// gained DeepGEMM 3 to 6 % on an H800 where `k` is long and lost 2 to 3 % where it is short
+/// (ablations in its pull requests), which the estimate does not see.
+const ALIKE: [u64; 2] = [100, 103];
 
 /// What a CTA computes at a time, and how it is divided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +54,37 @@ pub(super) struct Tile {
     pub(super) gathers: bool,
 }
 
+/// Tiles that can be computed, each with as many stages as fit.
+fn candidates(problem: Problem, target: &Target) -> Vec<Tile> {
+    let rows: &[u64] = if problem.gathers { &[128, 64] } else { &[256, 128, 64] };
+    let mut tiles = vec![];
+    for columns in (1..=wgmma::MOST_COLUMNS / COLUMNS).rev().map(|n| n * COLUMNS) {
+        for &rows in rows.iter().filter(|_| problem.allows(columns)) {
+            let tile = |stages| Tile {
+                dtype: problem.dtype,
+                rows,
+                columns,
+                stages,
+                ctas: u64::from(target.sms),
+                scale_bytes: if problem.scaled { 4 } else { 0 },
+                gathers: problem.gathers,
+            };
+            let stages = [MOST_STAGES, FEWEST_STAGES].into_iter();
+            tiles.extend(stages.map(tile).find(|tile| tile.fits(target)));
+        }
+    }
+    tiles
+}
+
+impl Problem {
+    /// Whether tiles may have so many columns.
+    fn allows(&self, columns: u64) -> bool {
+        let across = self.columns.div_ceil(columns);
+        let few = |places: BTreeSet<u64>| places.len() <= MOST_BOUNDARIES;
+        !self.scaled || boundaries(columns, across, SCALE_BLOCK).is_some_and(few)
+    }
+}
+
 /// What decides the choice of a tile.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Problem {
@@ -51,43 +101,28 @@ pub(super) struct Problem {
 }
 
 impl Tile {
-    /// The tile with the least estimated time.
-    ///
-    /// A CTA's time is that of its tiles in turn (a whole number of waves of CTAs); of a tile,
-    /// the tensor cores' or that of filling shared memory, whichever is longer, and the
-    /// epilogue's. Figures per SM: 64 x 256 x 32 bytes in 128 cycles (arXiv 2501.12084, table of
-    /// wgmma throughput), 64 bytes a cycle from L2 (DeepGEMM's model of the same choice).
+    /// The tile with the least estimated time; of those within [`ALIKE`] of it, the one that
+    /// reads the fewest operands for a multiply-add.
     pub(super) fn choose(problem: Problem, target: &Target) -> Self {
-        let ctas = u64::from(target.sms);
-        let mut best: Option<(u64, Self)> = None;
-        let all = [256, 128, 64];
-        for &rows in if problem.gathers { &all[1..] } else { &all[..] } {
-            for columns in [128, 64, 32, 16] {
-                let scale_bytes = if problem.scaled { 4 } else { 0 };
-                let mut tile = Self {
-                    dtype: problem.dtype,
-                    rows,
-                    columns,
-                    stages: MOST_STAGES,
-                    ctas,
-                    scale_bytes,
-                    gathers: problem.gathers,
-                };
-                if tile.shared_bytes() > u64::from(target.shared_per_cta) {
-                    tile.stages = FEWEST_STAGES;
-                }
-                if tile.shared_bytes() > u64::from(target.shared_per_cta) {
-                    continue;
-                }
-                let time = tile.cycles(problem);
-                if best.as_ref().is_none_or(|(least, _)| time < *least) {
-                    best = Some((time, tile));
-                }
-            }
-        }
-        best.map_or_else(|| crate::builder::bug("no tile fits shared memory"), |(_, tile)| tile)
+        let all = candidates(problem, target);
+        let least = all.iter().map(|tile| tile.cycles(problem)).min().unwrap_or(0);
+        let alike = |tile: &Self| tile.cycles(problem) * ALIKE[0] <= least * ALIKE[1];
+        // Operands are read once for each of the other's rows.
+        let traffic = |tile: &Self| {
+            let reads = (tile.rows + tile.columns) as f64 / (tile.rows * tile.columns) as f64;
+            (reads, tile.cycles(problem))
+        };
+        all.into_iter()
+            .filter(alike)
+            .min_by(|a, b| traffic(a).partial_cmp(&traffic(b)).unwrap_or(Ordering::Equal))
+            .unwrap_or_else(|| crate::builder::bug("no tile fits shared memory"))
     }
 
+    /// Cycles that a CTA takes: those of its tiles in turn (a whole number of waves of CTAs, tiles
+    /// that lie partly outside counted in full); of a tile, the tensor cores' or those of filling
+    /// shared memory, whichever are more, and the epilogue's. Figures per SM: 64 x 256 x 32 bytes
+    /// in 128 cycles (arXiv 2501.12084, table of wgmma throughput), 64 bytes a cycle from L2
+    /// (DeepGEMM's model of the same choice).
     fn cycles(&self, problem: Problem) -> u64 {
         let across = problem.rows.div_ceil(self.rows) * problem.columns.div_ceil(self.columns);
         let waves = (across * problem.batch).div_ceil(self.ctas);
@@ -98,6 +133,14 @@ impl Tile {
         let fill = (self.rows + self.columns) * ROW_BYTES / 64;
         let results = self.rows * self.columns / 16;
         waves * (steps * multiply.max(fill) + results)
+    }
+
+    /// Whether a multiplying thread has registers for its sums, and shared memory has room.
+    fn fits(&self, target: &Target) -> bool {
+        let of_wave = self.columns / 2;
+        let products = if self.scale_bytes > 0 { of_wave } else { 0 };
+        self.waves() * of_wave + products <= MOST_SUMS
+            && self.shared_bytes() <= u64::from(target.shared_per_cta)
     }
 
     /// Warpgroups that multiply.
@@ -120,7 +163,7 @@ impl Tile {
     pub(super) fn registers(&self) -> [u32; 2] {
         match (self.consumers(), self.gathers) {
             (2, false) => [40, 232],
-            (2, true) => [72, 216],
+            (2, true) => [56, 224],
             (_, false) => [40, 248],
             (_, true) => [72, 248],
         }
