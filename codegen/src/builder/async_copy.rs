@@ -21,10 +21,14 @@ impl<'k> Builder<'k> {
         );
     }
 
-    /// Arrives at a barrier when this thread's copies until here have ended:
-    /// `cp.async.mbarrier.arrive.noinc` (PTX ISA 9.7.13.15.14).
-    pub(crate) fn arrive_after_copies(&'k self, barrier: I32<'k>) {
-        let text = "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [$0];";
-        self.assembly(text, "r,~{memory}", &[barrier.raw], &[]);
+    /// Ends a group of this thread's copies: `cp.async.commit_group` (PTX ISA 9.7.9.25.3.2).
+    pub(crate) fn commit_copies(&'k self) {
+        self.assembly("cp.async.commit_group;", "~{memory}", &[], &[]);
+    }
+
+    /// Waits until at most the last `pending` groups of this thread's copies have not ended:
+    /// `cp.async.wait_group` (PTX ISA 9.7.9.25.3.3).
+    pub(crate) fn wait_copies(&'k self, pending: u64) {
+        self.assembly(&format!("cp.async.wait_group {pending};"), "~{memory}", &[], &[]);
     }
 }

@@ -97,13 +97,7 @@ impl Design for Dense {
     }
 
     fn body<'k>(&self, b: &'k Builder<'k>) {
-        let ring = Ring {
-            b,
-            tile: &self.tile,
-            base: b.dynamic_shared(),
-            steps: self.steps,
-            gathers: false,
-        };
+        let ring = Ring { b, tile: &self.tile, base: b.dynamic_shared(), steps: self.steps };
         ring.prepare(1);
         let consumers = b.i32(self.tile.consumers() * u64::from(WARPGROUP));
         let [few, many] = self.tile.registers();

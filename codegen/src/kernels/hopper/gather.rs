@@ -4,6 +4,11 @@
 //! Eight threads copy the 128 bytes of a row, 16 bytes each, to where a tensor copy with the
 //! 128-byte swizzle would put them: chunk `c` of row `r` at `c ^ (r % 8)` (PTX ISA, "Swizzling
 //! Modes").
+//!
+//! These copies write by the generic proxy, tensor cores read by the async proxy. A fence orders
+//! the two only for what has already been written, so a thread arrives at a stage some steps
+//! after it has started its copies: when they have ended, and after the fence (PTX ISA, memory
+//! consistency model, "Proxy-Preserved Base Causality Order").
 
 use super::ring::{Ring, Step};
 use super::tile::{ROW_BYTES, WARPGROUP};
@@ -58,7 +63,13 @@ impl<'k, 't, 'r> Gather<'k, 't, 'r> {
         Self { b, ring, row_bytes, thread, from, to, scales }
     }
 
-    /// Copies the rows' part of one step, and arrives at its stage when that has ended.
+    /// Steps whose copies are under way while a thread goes on. The stages of the two others are
+    /// the one that is being multiplied and the next, which is full already.
+    fn under_way(&self) -> u64 {
+        self.ring.tile.stages - 2
+    }
+
+    /// Starts to copy the rows' part of one step, and arrives at the stage of an earlier one.
     pub(super) fn copy(&self, step: Step<'k>) {
         let (b, ring, tile) = (self.b, self.ring, self.ring.tile);
         let chunk = (self.thread % 8) * CHUNK as i32;
@@ -74,7 +85,31 @@ impl<'k, 't, 'r> Gather<'k, 't, 'r> {
                 false => self.copy_scales(step, scales),
             }
         }
-        b.arrive_after_copies(ring.at(tile.full(step.stage)));
+        b.commit_copies();
+        let earlier = (step.stage + tile.stages - self.under_way()) % tile.stages;
+        // Those of the tile before have all ended.
+        let exists = match step.stage < self.under_way() {
+            true => b.i32(0).when(step.index.eq(b.i32(step.stage)), b.i32(1)),
+            false => b.i32(1),
+        };
+        self.arrive(earlier, self.under_way(), exists);
+    }
+
+    /// Arrives at the stages of a tile's last steps.
+    pub(super) fn end(&self) {
+        let (b, steps) = (self.b, self.ring.steps);
+        for left in (0..self.under_way().min(steps)).rev() {
+            self.arrive((steps - 1 - left) % self.ring.tile.stages, left, b.i32(1));
+        }
+    }
+
+    /// Waits until the copies of all steps but the last `under_way` have ended; then arrives, if
+    /// `exists` is not 0.
+    fn arrive(&self, stage: u64, under_way: u64, exists: I32<'k>) {
+        let (b, ring) = (self.b, self.ring);
+        b.wait_copies(under_way);
+        b.fence_async();
+        b.mbarrier_arrive(ring.at(ring.tile.full(stage)), exists);
     }
 
     /// Copies one row's scales of a round.

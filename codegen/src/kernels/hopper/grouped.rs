@@ -103,7 +103,7 @@ impl Design for Grouped {
 
     fn body<'k>(&self, b: &'k Builder<'k>) {
         let (tile, steps) = (&self.tile, self.steps);
-        let ring = Ring { b, tile, base: b.dynamic_shared(), steps, gathers: true };
+        let ring = Ring { b, tile, base: b.dynamic_shared(), steps };
         // Each thread that gathers, and the one that starts tensor copies once more.
         ring.prepare(u64::from(WARPGROUP) + 1);
         let tiles = ExpertTiles {
@@ -164,7 +164,9 @@ impl Grouped {
                 });
                 gather.copy(step);
             };
-            ring.each(parity, (), copy).0
+            let (parity, ()) = ring.each(parity, (), copy);
+            gather.end();
+            parity
         });
     }
 

@@ -16,8 +16,6 @@ pub(super) struct Ring<'k, 't> {
     /// Start of shared memory.
     pub(super) base: I32<'k>,
     pub(super) steps: u64,
-    /// Whether threads, and not tensor copies alone, fill stages.
-    pub(super) gathers: bool,
 }
 
 /// Parities of the stages' phases.
@@ -80,14 +78,9 @@ impl<'k, 't> Ring<'k, 't> {
         b.barrier();
     }
 
-    /// Waits until a stage is full. What threads have copied becomes visible to tensor cores by a
-    /// fence, which may stand on either side of the barrier (PTX ISA, memory consistency
-    /// model, "Proxy-Preserved Base Causality Order").
+    /// Waits until a stage is full.
     pub(super) fn wait_full(&self, step: Step<'k>) {
         self.b.mbarrier_wait(self.at(self.tile.full(step.stage)), step.parity);
-        if self.gathers {
-            self.b.fence_async();
-        }
     }
 
     /// Parities before the first tile.
