@@ -103,8 +103,9 @@ pub(crate) fn design(
         }
         KernelSpec::Gather { table, out } => gather::gather(table, out, step),
         KernelSpec::Scatter { x, table } => gather::scatter(x, table, step),
-        KernelSpec::AppendLatent { latent, weight, key, cache, eps, interleaved } => {
-            append_latent::design([latent, weight, key, cache], *eps, *interleaved, step)?
+        KernelSpec::AppendLatent { latent, weight, key, cache, eps, interleaved, rounded } => {
+            let operands = [latent, weight, key, cache];
+            append_latent::design(operands, *eps, *interleaved, *rounded, step)?
         }
         KernelSpec::Attention { .. } => attention::design(spec, step, target)?,
         KernelSpec::AttentionMerge { partial, log_sums, out } => {

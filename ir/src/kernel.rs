@@ -281,6 +281,10 @@ pub enum KernelSpec {
         eps: Real,
         /// Whether a pair is (2i, 2i + 1) or (i, i + dim/2).
         interleaved: bool,
+        /// Where only FP8 products read the latent: elements that share a scale and its format.
+        /// The latent is rounded as by [`KernelSpec::Quantize`], times its scale.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rounded: Option<(u64, ScaleFormat)>,
     },
     /// Causal attention with online softmax. Operands: q parts.., k parts.., v, positions,
     /// sequences, kv_start, \[pages\], out, \[log_sums\]. Scores are the sum over parts of inner products. Keys

@@ -147,6 +147,9 @@ pub(crate) enum Kernel {
         eps: Real,
         /// How the key is rotated.
         rotary: Rotary,
+        /// Where the latent is quantised and dequantised in between: elements of a block, and how
+        /// its scale is rounded.
+        rounded: Option<(u64, ScaleFormat)>,
     },
     /// `(scatter)`: the rows of the cache, packed sequence by sequence: [`Op::Append`].
     GatherPast,

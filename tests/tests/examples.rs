@@ -70,7 +70,7 @@ fn every_router_is_one_kernel() {
 /// What MLA remembers is normed and rotated on its way into the cache.
 #[test]
 fn a_latent_is_appended_by_one_kernel() {
-    for example in ["tiny-v3", "deepseek-v2", "deepseek-v2-lite"] {
+    for example in ["tiny-v3", "deepseek-v3", "deepseek-v2", "deepseek-v2-lite"] {
         for phase in Phase::ALL {
             let plan = plan(&graph(&source(example)), phase);
             let count =

@@ -24,14 +24,8 @@ struct RmsNormQuantize {
     x: View,
     residual: Option<(View, View)>,
     weight: View,
-    eps: Real,
     to: Results,
-    blocks: Blocks,
-    team: Team,
-    /// `[R, H, N]`
-    shape: Vec<Dim>,
-    /// Blocks of a row.
-    per_row: Dim,
+    rows: NormedRows,
 }
 
 pub(super) fn design(normed: Normed<'_>, to: To<'_>, step: Step) -> Box<dyn Design> {
@@ -39,18 +33,13 @@ pub(super) fn design(normed: Normed<'_>, to: To<'_>, step: Step) -> Box<dyn Desi
     let kept = residual.into_iter().flat_map(|(r, s)| [r, s]);
     let views = [x, weight, to.q].into_iter().chain(to.out).chain(kept);
     let blocks = to.blocks(views.map(vector_width).min().unwrap_or(1), step);
-    let shape = &to.q.shape;
-    let team = Team::new(Dim::product(&shape[..2]), &shape[2], blocks.width(), step.sizes);
+    let rows = NormedRows::new(blocks, &to.q.shape, &to.scale.shape[2], eps, step);
     Box::new(RmsNormQuantize {
         x: x.clone(),
         residual: residual.cloned(),
         weight: weight.clone(),
-        eps,
         to: to.keep(),
-        blocks,
-        team,
-        shape: shape.clone(),
-        per_row: to.scale.shape[2].clone(),
+        rows,
     })
 }
 
@@ -66,7 +55,7 @@ struct Operands<'k> {
 
 impl Design for RmsNormQuantize {
     fn geometry(&self) -> Geometry {
-        self.team.geometry()
+        self.rows.team.geometry()
     }
 
     fn operands(&self) -> usize {
@@ -84,9 +73,15 @@ impl Design for RmsNormQuantize {
             fused,
             weight: Tensor::operand(b, at, &self.weight).read_only(),
             to: self.to.bind(b, at + 1),
-            width: self.blocks.width(),
+            width: self.rows.blocks.width(),
         };
-        self.team.for_row(b, |row| self.row(row, &operands));
+        let read = |index: &[I32<'k>]| operands.read(index);
+        let again = |index: &[I32<'k>]| operands.read_again(index);
+        self.rows.team.for_row(b, |row| {
+            self.rows.row(row, &read, &again, &|block, values, factor| {
+                operands.store(block, values, factor);
+            });
+        });
     }
 }
 
@@ -94,14 +89,44 @@ impl RmsNormQuantize {
     fn weight_at(&self) -> usize {
         if self.residual.is_some() { 3 } else { 1 }
     }
+}
 
-    /// The code of one row. Each thread reads in both passes what it wrote.
-    fn row<'k>(&self, row: Row<'k>, operands: &Operands<'k>) {
+/// Rows that are normed block by block.
+pub(super) struct NormedRows {
+    pub(super) blocks: Blocks,
+    pub(super) team: Team,
+    /// `[R, H, N]`
+    shape: Vec<Dim>,
+    /// Blocks of a row.
+    per_row: Dim,
+    eps: f32,
+}
+
+impl NormedRows {
+    /// For blocks of rows of that shape, `per_row` to a row.
+    pub(super) fn new(blocks: Blocks, shape: &[Dim], per_row: &Dim, eps: Real, step: Step) -> Self {
+        let team = Team::new(Dim::product(&shape[..2]), &shape[2], blocks.width(), step.sizes);
+        let (shape, per_row) = (shape.to_vec(), per_row.clone());
+        Self { blocks, team, shape, per_row, eps: eps.0 as f32 }
+    }
+
+    /// The code of one row: `store` gets each of its blocks and the factor of the row's elements.
+    /// Where they do not stay in registers they are read a second time, by `again`; each thread
+    /// reads in both passes what it wrote.
+    pub(super) fn row<'k, 'r>(
+        &'r self,
+        row: Row<'k>,
+        read: &'r dyn Fn(&[I32<'k>]) -> Vec<F32<'k>>,
+        again: &'r dyn Fn(&[I32<'k>]) -> Vec<F32<'k>>,
+        store: &dyn Fn(&Block<'k, 'r>, Values<'k, 'r>, F32<'k>),
+    ) where
+        'k: 'r,
+    {
         let b = row.b;
         let square = |acc: F32<'k>, s: F32<'k>| s.fma(s, acc);
         let norm = |squares: F32<'k>| {
             let total = row.combine(squares, 0.0, |p, q| p + q);
-            (total / b.size(&self.shape[2]).to_f32() + self.eps.0 as f32).rsqrt_approx()
+            (total / b.size(&self.shape[2]).to_f32() + self.eps).rsqrt_approx()
         };
         let at_once = u64::from(row.threads / self.blocks.group());
         let rounds = self.per_row.constant().map(|n| n.div_ceil(at_once));
@@ -109,22 +134,22 @@ impl RmsNormQuantize {
             let blocks: Vec<Block<'k, '_>> =
                 (0..rounds).map(|round| self.block(row, b.i32(round))).collect();
             let values: Vec<Values<'k, '_>> =
-                blocks.iter().map(|block| block.values(|index| operands.read(index))).collect();
+                blocks.iter().map(|block| block.values(read)).collect();
             let factor = norm(values.iter().fold(b.f32(0.0), |acc, v| v.fold(acc, square)));
             for (block, values) in blocks.iter().zip(values) {
-                operands.store(block, values, factor);
+                store(block, values, factor);
             }
             return;
         }
         let rounds = b.size(&self.per_row).div_ceil(at_once as i32);
         let squares = b.for_loop(b.i32(0), rounds, b.i32(1), b.f32(0.0), |round, acc| {
-            self.block(row, round).values(|index| operands.read(index)).fold(acc, square)
+            self.block(row, round).values(read).fold(acc, square)
         });
         let factor = norm(squares);
         b.for_loop(b.i32(0), rounds, b.i32(1), (), |round, ()| {
             let block = self.block(row, round);
-            let values = block.values(|index| operands.read_again(index));
-            operands.store(&block, values, factor);
+            let values = block.values(again);
+            store(&block, values, factor);
         });
     }
 
@@ -164,10 +189,19 @@ impl<'k> Operands<'k> {
     where
         'k: 'r,
     {
-        let normed = values.map(move |index, values| {
-            let weights = self.weight.load(&index[2..], self.width);
-            values.iter().zip(weights).map(|(&s, w)| s * factor * w).collect()
-        });
-        self.to.store(block, &normed);
+        self.to.store(block, &normed(values, factor, &self.weight, self.width));
     }
+}
+
+/// A block of a row times the row's factor and the weights.
+pub(super) fn normed<'k: 'r, 'r>(
+    values: Values<'k, 'r>,
+    factor: F32<'k>,
+    weight: &'r Tensor<'k>,
+    width: u64,
+) -> Values<'k, 'r> {
+    values.map(move |index, values| {
+        let weights = weight.load(&index[2..], width);
+        values.iter().zip(weights).map(|(&s, w)| s * factor * w).collect()
+    })
 }

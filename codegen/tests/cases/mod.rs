@@ -15,7 +15,7 @@ pub(crate) use scaled::{
 
 use moec_ir::graph::{BinaryFn, ReduceFn, UnaryFn};
 use moec_ir::kernel::{KernelSpec, Scalar, View};
-use moec_ir::{DType, Dim, Phase, Real, Sizes, Sym};
+use moec_ir::{DType, Dim, Phase, Real, ScaleFormat, Sizes, Sym};
 
 /// A spec and the step that it is designed for.
 #[derive(Clone)]
@@ -349,7 +349,8 @@ pub(crate) fn movements() -> Vec<Case> {
 
 /// Latent and key are slices of one projection, `gap` elements wider than both.
 pub(crate) fn appended_latents() -> Vec<Case> {
-    let case = |name, tokens, [n, dim, gap]: [u64; 3], interleaved, types: [DType; 2]| {
+    use ScaleFormat::{F32 as Any, Ue8m0};
+    let case = |name, tokens, [n, dim, gap]: [u64; 3], interleaved, types: [DType; 2], rounded| {
         let row = n + dim + gap;
         let align = |at: u64| match (at * types[0].bytes()) % 16 {
             0 => 16,
@@ -366,20 +367,28 @@ pub(crate) fn appended_latents() -> Vec<Case> {
             cache: View::new(types[1], [i32::MAX as u64, n + dim].map(Dim::from), [n + dim, 1]),
             eps: Real(1e-6),
             interleaved,
+            rounded,
         };
         Case { name, spec, tokens }
     };
+    let v3 = Some((128, Any));
     vec![
-        case("latent v3", 1, [512, 64, 0], true, [Bf16; 2]),
-        case("latent v3 beside queries", 40, [512, 64, 1536], true, [Bf16; 2]),
-        case("latent of halves", 5, [512, 64, 0], false, [Bf16; 2]),
-        case("latent f16", 5, [128, 32, 8], true, [DType::F16; 2]),
-        case("latent f32", 5, [96, 16, 0], false, [F32; 2]),
-        case("latent to f32", 5, [96, 16, 3], true, [Bf16, F32]),
-        case("latent odd", 7, [77, 10, 2], true, [Bf16; 2]),
-        case("latent odd halves", 7, [33, 6, 1], false, [F32, Bf16]),
-        case("latent long", 2, [1536, 128, 0], true, [Bf16; 2]),
-        case("latent beyond registers", 2, [40_000, 64, 0], true, [Bf16; 2]),
+        case("latent v3", 1, [512, 64, 0], true, [Bf16; 2], None),
+        case("latent v3 beside queries", 40, [512, 64, 1536], true, [Bf16; 2], None),
+        case("latent of halves", 5, [512, 64, 0], false, [Bf16; 2], None),
+        case("latent f16", 5, [128, 32, 8], true, [DType::F16; 2], None),
+        case("latent f32", 5, [96, 16, 0], false, [F32; 2], None),
+        case("latent to f32", 5, [96, 16, 3], true, [Bf16, F32], None),
+        case("latent in fp8", 1, [512, 64, 0], true, [Bf16; 2], v3),
+        case("latent in fp8 beside queries", 40, [512, 64, 1536], true, [Bf16; 2], v3),
+        case("latent in fp8 powers of two", 5, [192, 32, 0], false, [Bf16; 2], Some((64, Ue8m0))),
+        case("latent in fp8 short end", 5, [200, 16, 0], true, [F32; 2], v3),
+        case("latent in fp8 odd", 7, [77, 10, 2], true, [Bf16; 2], Some((16, Any))),
+        case("latent in fp8 long", 2, [9000, 64, 0], true, [Bf16; 2], v3),
+        case("latent odd", 7, [77, 10, 2], true, [Bf16; 2], None),
+        case("latent odd halves", 7, [33, 6, 1], false, [F32, Bf16], None),
+        case("latent long", 2, [1536, 128, 0], true, [Bf16; 2], None),
+        case("latent beyond registers", 2, [40_000, 64, 0], true, [Bf16; 2], None),
     ]
 }
 

@@ -1,11 +1,11 @@
 //! Functions of elements, sums over experts, rotations, and rows moved by index.
 
-use super::machine::{Array, Random, run};
+use super::machine::{Array, Random, e4m3, e4m3_code, run};
 use super::rows::ERROR;
 use crate::cases;
 use moec_ir::graph::{BinaryFn, UnaryFn};
 use moec_ir::kernel::{KernelSpec, Scalar};
-use moec_ir::{DType, Sizes};
+use moec_ir::{DType, ScaleFormat, Sizes};
 
 fn sizes(tokens: u64) -> Sizes {
     Sizes { tokens, past: tokens, sequences: 1 }
@@ -230,7 +230,8 @@ fn rotary_turns_pairs_by_each_tokens_position() {
 #[test]
 fn append_latent_writes_norms_and_rotated_keys_to_their_slots() {
     for case in cases::appended_latents() {
-        let KernelSpec::AppendLatent { latent, weight, key, cache, eps, interleaved } = &case.spec
+        let KernelSpec::AppendLatent { latent, weight, key, cache, eps, interleaved, rounded } =
+            &case.spec
         else {
             panic!()
         };
@@ -260,15 +261,31 @@ fn append_latent_writes_norms_and_rotated_keys_to_their_slots() {
                 (squares / n as f64 + eps.0).sqrt().recip()
             };
             let factors: Vec<f64> = (0..tokens).map(factor).collect();
+            let stored = rows_of_cache.clone();
             rows_of_cache.check(case.name, ERROR, |i| {
                 let Some(t) = slots.iter().position(|&slot| slot as u64 == i[0]) else {
                     // As it was.
                     return (f64::NAN, 0.0);
                 };
                 let row = t as u64;
+                let normed = |i: u64| x.get(&[row, i]) * factors[t] * w.get(&[i]);
                 if i[1] < n {
-                    let value = x.get(&[row, i[1]]) * factors[t] * w.get(&[i[1]]);
-                    return (value, value.abs());
+                    let value = normed(i[1]);
+                    let Some((block, format)) = rounded else { return (value, value.abs()) };
+                    let first = i[1] / block * block;
+                    let all = (first..(first + block).min(n)).map(|i| normed(i).abs());
+                    let scale = all.fold(0.0, f64::max) / 448.0;
+                    let scale = match format {
+                        ScaleFormat::F32 => scale,
+                        ScaleFormat::Ue8m0 => scale.log2().ceil().exp2(),
+                    };
+                    // What is there is a number of e4m3 times the scale, and next to the value.
+                    let got = stored.get(i);
+                    let near = e4m3(e4m3_code(got / scale)) * scale;
+                    let unit = (value / scale).abs().log2().floor().max(-6.0).exp2() / 8.0;
+                    let close = (got - value).abs() <= scale * unit * 0.51 + value.abs() / 250.0;
+                    assert!(close, "{}: {i:?} is {got}, not {value}", case.name);
+                    return (near, value.abs());
                 }
                 let at = i[1] - n;
                 let (pair, second, other) = match interleaved {

@@ -33,7 +33,7 @@ impl Random {
 }
 
 /// The number of an e4m3 code (OCP 8-bit floating point specification 1.0, section 5).
-fn e4m3(code: u8) -> f64 {
+pub(crate) fn e4m3(code: u8) -> f64 {
     let (exponent, fraction) = (i32::from(code >> 3 & 15), f64::from(code & 7));
     let magnitude = match (code & 0x7f, exponent) {
         (0x7f, _) => f64::NAN,

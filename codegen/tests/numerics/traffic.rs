@@ -175,13 +175,14 @@ fn movements() -> Vec<(&'static str, KernelSpec)> {
     };
     let cache = || dense(Bf16, &[Some(ROWS), Some(576)]);
     let of_projection = |len: u64| View::new(Bf16, [t(), len.into()], [576, 1]);
-    let append = KernelSpec::AppendLatent {
+    let append = |rounded| KernelSpec::AppendLatent {
         latent: of_projection(512),
         weight: dense(Bf16, &[Some(512)]),
         key: of_projection(64),
         cache: cache(),
         eps: Real(1e-6),
         interleaved: true,
+        rounded,
     };
     let embedding = dense(Bf16, &[Some(ROWS), Some(7168)]);
     vec![
@@ -191,7 +192,8 @@ fn movements() -> Vec<(&'static str, KernelSpec)> {
         ("rotary of 8 heads", rotary(8, 64, false)),
         ("gather of a cache", KernelSpec::Gather { table: cache(), out: x(576) }),
         ("gather of embeddings", KernelSpec::Gather { table: embedding, out: x(7168) }),
-        ("norm, rotary and append", append),
+        ("norm, rotary and append", append(None)),
+        ("norm, FP8, rotary and append", append(Some((128, ScaleFormat::F32)))),
         ("scatter", KernelSpec::Scatter { x: x(576), table: cache() }),
     ]
 }

@@ -226,7 +226,8 @@ impl Kernel {
             Self::Rotary(_) => "@rotary",
             Self::Gather => "@gather",
             Self::Scatter => "@scatter",
-            Self::AppendLatent { .. } => "@append_latent",
+            Self::AppendLatent { rounded: None, .. } => "@append_latent",
+            Self::AppendLatent { rounded: Some(_), .. } => "@append_latent_rounded",
             Self::GatherPast => "@gather_past",
             Self::Attention { cached: false, .. } => "@attention",
             Self::Attention { cached: true, .. } => "@attention_in_cache",
@@ -260,7 +261,11 @@ impl Kernel {
             Self::Pointwise(code) => vec![Attr::Code(code.clone())],
             Self::Reduce(f) => vec![Attr::Reduce(*f)],
             Self::Rotary(r) => vec![Attr::Rotary(*r)],
-            Self::AppendLatent { eps, rotary } => vec![Attr::Real(*eps), Attr::Rotary(*rotary)],
+            Self::AppendLatent { eps, rotary, rounded } => {
+                let rounded = rounded.map(|(block, f)| [Attr::Int(block), Attr::Scales(f)]);
+                let own = [Attr::Real(*eps), Attr::Rotary(*rotary)];
+                own.into_iter().chain(rounded.into_iter().flatten()).collect()
+            }
             Self::Attention { scale, .. } => vec![Attr::Real(*scale)],
             Self::TopK { k, groups } => vec![Attr::Int(*k), Attr::Groups(*groups)],
             Self::Router(r) => vec![Attr::Int(r.k), Attr::Groups(r.groups), Attr::Real(r.scale)],
@@ -297,7 +302,14 @@ impl Kernel {
             ("@gather", []) => Self::Gather,
             ("@scatter", []) => Self::Scatter,
             ("@append_latent", [Attr::Real(eps), Attr::Rotary(rotary)]) => {
-                Self::AppendLatent { eps: *eps, rotary: *rotary }
+                Self::AppendLatent { eps: *eps, rotary: *rotary, rounded: None }
+            }
+            (
+                "@append_latent_rounded",
+                [Attr::Real(eps), Attr::Rotary(rotary), Attr::Int(block), Attr::Scales(scales)],
+            ) => {
+                let rounded = Some((*block, *scales));
+                Self::AppendLatent { eps: *eps, rotary: *rotary, rounded }
             }
             ("@gather_past", []) => Self::GatherPast,
             ("@attention", [Attr::Real(s)]) => attention(s, false),

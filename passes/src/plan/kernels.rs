@@ -83,8 +83,8 @@ impl Emitter<'_> {
             }
             Kernel::Gather => self.lookup(value, operands),
             Kernel::Scatter => self.scatter(value, operands),
-            Kernel::AppendLatent { eps, rotary } => {
-                self.append_latent(value, *eps, *rotary, operands)
+            Kernel::AppendLatent { eps, rotary, rounded } => {
+                self.append_latent(value, *eps, *rotary, *rounded, operands)
             }
             Kernel::GatherPast => self.gather_past(value, operands),
             Kernel::Concat { axis } => self.concat(value, *axis, operands),

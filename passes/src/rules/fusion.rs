@@ -85,6 +85,13 @@ pub(super) fn table() -> Vec<Rule> {
              @append_latent[eps, r](cache, c, w, k)",
         )
         .when(same_elements, &["cache", "x"]),
+        Rule::equation(
+            "append-the-latent-as-products-round-it",
+            "@scatter(cache, x=concat[1](dequantize[1, b](quantize[b, f](n), \
+             block_scale[b, f](n=rms_norm[eps](c, w))), rotary[r](k))) => \
+             @append_latent_rounded[eps, r, b, f](cache, c, w, k)",
+        )
+        .when(same_elements, &["cache", "x"]),
         // f(g(x), y): what is computed element by element stays in registers.
         Rule::function(
             "pointwise-in-one-pass",

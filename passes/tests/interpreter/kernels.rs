@@ -65,9 +65,7 @@ pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
                 m.set(2, table, &[m.plain(1, i[0]) as usize, i[1]], v);
             });
         }
-        KernelSpec::AppendLatent { latent, weight, key, cache, eps, interleaved } => {
-            append_latent(m, [latent, weight, key, cache], eps.0, *interleaved);
-        }
+        KernelSpec::AppendLatent { .. } => append_latent(m, spec),
         KernelSpec::Attention { .. } => attention(m, spec),
         KernelSpec::AttentionMerge { .. } => panic!("models of these tests have too few heads"),
     }
@@ -250,23 +248,24 @@ fn rotary(m: &mut Access<'_>, x: &View, out: &View, interleaved: bool) {
     });
 }
 
-fn append_latent(
-    m: &mut Access<'_>,
-    [latent, weight, key, cache]: [&View; 4],
-    eps: f64,
-    interleaved: bool,
-) {
+fn append_latent(m: &mut Access<'_>, spec: &KernelSpec) {
+    let KernelSpec::AppendLatent { latent, weight, key, cache, eps, interleaved, rounded } = spec
+    else {
+        panic!("{spec:?}")
+    };
     let [rows, n, dim] = [m.sizes(latent)[0], m.sizes(latent)[1], m.sizes(key)[1]];
     for t in 0..rows {
         let slot = m.plain(5, t) as usize;
         let row: Vec<f64> = (0..n).map(|i| m.get(0, latent, &[t, i])).collect();
         let mean = row.iter().map(|v| v * v).sum::<f64>() / n as f64;
-        for (i, v) in row.into_iter().enumerate() {
-            let normed = v / (mean + eps).sqrt() * m.get(1, weight, &[i]);
-            m.set(6, cache, &[slot, i], normed);
+        let norm = |(i, v): (usize, f64)| v / (mean + eps.0).sqrt() * m.get(1, weight, &[i]);
+        let mut normed: Vec<f64> = row.into_iter().enumerate().map(norm).collect();
+        if let Some((block, format)) = *rounded {
+            scaled::round(&mut normed, block, format);
         }
+        normed.into_iter().enumerate().for_each(|(i, v)| m.set(6, cache, &[slot, i], v));
         for i in 0..dim / 2 {
-            let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + dim / 2) };
+            let (a, b) = if *interleaved { (2 * i, 2 * i + 1) } else { (i, i + dim / 2) };
             let entry = (m.plain(4, t) as usize * (dim / 2) + i) * 2;
             let (cos, sin) = (m.plain(3, entry), m.plain(3, entry + 1));
             let (u, v) = (m.get(2, key, &[t, a]), m.get(2, key, &[t, b]));

@@ -21,6 +21,24 @@ pub struct To<'s> {
     pub format: ScaleFormat,
 }
 
+/// The scale of a block.
+fn scale_of(values: &[f64], format: ScaleFormat) -> f64 {
+    let greatest = values.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+    match format {
+        _ if greatest == 0.0 => 1.0,
+        ScaleFormat::F32 => greatest / 448.0,
+        ScaleFormat::Ue8m0 => (greatest / 448.0).log2().ceil().exp2(),
+    }
+}
+
+/// A row as it reads back from FP8 with scales.
+pub fn round(row: &mut [f64], block: u64, format: ScaleFormat) {
+    for values in row.chunks_mut(block as usize) {
+        let scale = scale_of(values, format);
+        values.iter_mut().for_each(|v| *v = e4m3(*v / scale) * scale);
+    }
+}
+
 /// Stores numbers and their FP8, whose operands begin at `first`.
 pub fn quantize(
     m: &mut Access<'_>,
@@ -35,12 +53,7 @@ pub fn quantize(
         let at = |k: usize| [row, &[k]].concat();
         let of_block = j * to.block..((j + 1) * to.block).min(columns);
         let values: Vec<f64> = of_block.clone().map(|k| value(m, &at(k))).collect();
-        let greatest = values.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
-        let factor = match to.format {
-            _ if greatest == 0.0 => 1.0,
-            ScaleFormat::F32 => greatest / 448.0,
-            ScaleFormat::Ue8m0 => (greatest / 448.0).log2().ceil().exp2(),
-        };
+        let factor = scale_of(&values, to.format);
         m.set(q_at + 1, to.scale, i, factor);
         for (k, v) in of_block.zip(values) {
             m.set(q_at, to.q, &at(k), e4m3(v / factor));

@@ -7,7 +7,7 @@ use crate::plan::place::{Place, Root};
 use moec_ir::graph::Rotary;
 use moec_ir::kernel::KernelSpec;
 use moec_ir::plan::StepInput;
-use moec_ir::{Diagnostic, Dim, Op, Real, TensorType};
+use moec_ir::{Diagnostic, Dim, Op, Real, ScaleFormat, TensorType};
 
 impl Emitter<'_> {
     /// The cache that a value of this type lies in, as rows of unknown number.
@@ -50,6 +50,7 @@ impl Emitter<'_> {
         value: usize,
         eps: Real,
         rotary: Rotary,
+        rounded: Option<(u64, ScaleFormat)>,
         operands: &[usize],
     ) -> Done {
         let (cache, whole) = self.appended(value, operands[0])?;
@@ -63,6 +64,7 @@ impl Emitter<'_> {
             cache: cache.view(),
             eps,
             interleaved: rotary.interleaved,
+            rounded,
         };
         let turns = self.turns(rotary);
         let [positions, slots] = [StepInput::Positions, StepInput::Slots].map(step);

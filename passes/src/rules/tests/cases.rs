@@ -437,6 +437,23 @@ pub(super) const CASES: &[Case] = &[
         "append(d, concat[1](rms_norm[e](x, w), rotary[r](k)))",
     ),
     case(
+        "append-the-latent-as-products-round-it",
+        &[
+            "c: cache f8e4m3[10]",
+            "x: bf16[T, 6]",
+            "k: f8e4m3[T, 4]",
+            "w: param bf16[6]",
+            "e: real 0.01",
+            "r: rotary 4",
+            "f: scales f32",
+        ],
+        "append(c, concat[1](dequantize[1, 4](quantize[4, f](rms_norm[e](x, w)), \
+         block_scale[4, f](rms_norm[e](x, w))), rotary[r](k)))",
+        // The scales are of other numbers.
+        "append(c, concat[1](dequantize[1, 4](quantize[4, f](rms_norm[e](x, w)), \
+         block_scale[4, f](x)), rotary[r](k)))",
+    ),
+    case(
         "pointwise-in-one-pass",
         &["x: bf16[T, 4]", "y: f32[T, 1]", "a: real 2.5"],
         "mul(silu(x), div(y, constant[a]))",

@@ -169,15 +169,21 @@ fn kernel_value(kernel: &Kernel, x: &[&Tensor], shape: &[Dim]) -> Result<Tensor,
         Kernel::Rotary(r) => op(&Op::Rotary(*r), x),
         Kernel::Gather => op(&Op::Lookup, x),
         Kernel::Scatter => op(&Op::Append, x),
-        Kernel::AppendLatent { eps, rotary } => {
-            let dims =
-                |x: &Tensor| x.shape.iter().map(|&n| Dim::from(n as u64)).collect::<Vec<_>>();
-            let normed = eval_op(&Op::RmsNorm { eps: *eps }, &[x[1], x[2]], &dims(x[1]), CONTEXT)?;
-            let turned = eval_op(&Op::Rotary(*rotary), &[x[3]], &dims(x[3]), CONTEXT)?;
-            let width = x[1].shape[1] + x[3].shape[1];
-            let both = [Dim::from(x[1].shape[0] as u64), Dim::from(width as u64)];
-            let concat = Op::Concat { axis: 1 };
-            let row = eval_op(&concat, &[&normed, &turned], &both, CONTEXT)?;
+        Kernel::AppendLatent { eps, rotary, rounded } => {
+            let dims = |x: &[usize]| x.iter().map(|&n| Dim::from(n as u64)).collect::<Vec<_>>();
+            let as_first = |op: &Op, x: &[&Tensor]| eval_op(op, x, &dims(&x[0].shape), CONTEXT);
+            let mut normed = as_first(&Op::RmsNorm { eps: *eps }, &[x[1], x[2]])?;
+            if let Some((block, scales)) = *rounded {
+                let [rows, n] = [normed.shape[0], normed.shape[1]];
+                let q = as_first(&Op::Quantize { block, scales }, &[&normed])?;
+                let scale = Op::BlockScale { block, scales };
+                let of_blocks = dims(&[rows, n.div_ceil(block as usize)]);
+                let scale = eval_op(&scale, &[&normed], &of_blocks, CONTEXT)?;
+                normed = as_first(&Op::Dequantize { block: [1, block] }, &[&q, &scale])?;
+            }
+            let turned = as_first(&Op::Rotary(*rotary), &[x[3]])?;
+            let row = dims(&[x[1].shape[0], x[1].shape[1] + x[3].shape[1]]);
+            let row = eval_op(&Op::Concat { axis: 1 }, &[&normed, &turned], &row, CONTEXT)?;
             op(&Op::Append, &[x[0], &row])
         }
         Kernel::GatherPast => Ok(x[0].clone()),
