@@ -28,9 +28,10 @@ pub(super) struct Gather<'k, 't, 'r> {
     row_bytes: u64,
     /// The thread within its warpgroup.
     thread: I32<'k>,
-    /// Where this thread's chunks come from, and how much of them is read: nothing of rows that
-    /// do not exist.
-    from: Vec<(Ptr<'k>, I32<'k>)>,
+    /// Where this thread's chunks come from.
+    from: Vec<Ptr<'k>>,
+    /// Rows that exist from the first of this thread's on; nothing of others is read.
+    exist: I32<'k>,
     /// Where, from the start of a stage, the first of them goes.
     to: I32<'k>,
     /// The first scale of the row whose scales this thread copies, and how much of a chunk of
@@ -51,7 +52,7 @@ impl<'k, 't, 'r> Gather<'k, 't, 'r> {
         let (row, chunk) = (thread / 8, thread % 8);
         let read = |row: I32<'k>| b.i32(CHUNK).when(row.lt(exist), b.i32(0));
         let rows = (0..ring.tile.rows / AT_ONCE).map(|i| row + b.i32(i * AT_ONCE));
-        let from = rows.map(|row| (row_at(row).data.index(chunk, CHUNK), read(row))).collect();
+        let from = rows.map(|row| row_at(row).data.index(chunk, CHUNK)).collect();
         let to = row * ROW_BYTES as i32 + (chunk ^ (row % 8)) * CHUNK as i32;
         let scales = match ring.tile.scale_bytes {
             0 => None,
@@ -60,7 +61,7 @@ impl<'k, 't, 'r> Gather<'k, 't, 'r> {
                 row_at(row).scale.map(|first| (first, read(row)))
             }
         };
-        Self { b, ring, row_bytes, thread, from, to, scales }
+        Self { b, ring, row_bytes, thread, from, exist: exist.max(row) - row, to, scales }
     }
 
     /// Steps whose copies are under way while a thread goes on. The stages of the two others are
@@ -75,9 +76,12 @@ impl<'k, 't, 'r> Gather<'k, 't, 'r> {
         let chunk = (self.thread % 8) * CHUNK as i32;
         let bytes = self.rest(self.row_bytes, step.index * ROW_BYTES as i32 + chunk, ROW_BYTES);
         let to = ring.at(tile.a(step.stage)) + self.to;
-        for (i, &(from, most)) in (0..).zip(&self.from) {
+        // Worked out anew: registers are for addresses.
+        let exist = self.exist.anew();
+        for (i, from) in (0..).zip(&self.from) {
             let to = to + b.i32(i * AT_ONCE * ROW_BYTES);
-            b.copy_chunk(to, from.index(step.index, ROW_BYTES), bytes.min(most));
+            let bytes = bytes.when(b.i32(i * AT_ONCE).lt(exist), b.i32(0));
+            b.copy_chunk(to, from.index(step.index, ROW_BYTES), bytes);
         }
         if let Some(scales) = self.scales.filter(|_| step.stage == 0) {
             match tile.rows < u64::from(WARPGROUP) {
