@@ -127,6 +127,33 @@ fn fp8_tiles_have_the_columns_that_suit_the_product() {
     }
 }
 
+/// Half-precision results of tensor cores leave through shared memory: by tensor copies, or 16
+/// bytes a lane where rows are scattered. Float32 results need no detour.
+#[test]
+fn results_of_16_bits_leave_in_whole_sectors() {
+    let target = Target::named("h800").unwrap();
+    let products =
+        [cases::gemms(), cases::scaled_gemms(), cases::experts(), cases::scaled_experts()];
+    for case in products.concat() {
+        let (c, scattered) = match &case.spec {
+            KernelSpec::Gemm { c, .. } | KernelSpec::ScaledGemm { c, .. } => (c, false),
+            KernelSpec::GroupedGemm { c, .. } | KernelSpec::ScaledGroupedGemm { c, .. } => {
+                (c, true)
+            }
+            _ => continue,
+        };
+        let options = Options::default();
+        let code = generate_kernel(&case.spec, case.step(), &target, "kernel", options).unwrap();
+        let rows = c.shape.len() - 2;
+        let aligned = c.strides[rows].is_multiple_of(8) && c.shape[2].div_exact(8).is_some();
+        let panels = code.ptx.contains("wgmma") && c.dtype.bytes() == 2 && aligned;
+        assert_eq!(code.ptx.contains("stmatrix"), panels, "{}", case.name);
+        let stores = code.ptx.contains("global.shared::cta.tile.bulk_group");
+        assert_eq!(stores, panels && !scattered, "{}", case.name);
+        assert!(!(panels && scattered) || code.ptx.contains("st.global.v4"), "{}", case.name);
+    }
+}
+
 /// Scores and sums of values come from tensor cores, the latter with weights in registers and
 /// values read across their rows; the queries, keys and values by tensor copies.
 #[test]

@@ -9,7 +9,8 @@
 //! In reading order: `operand` (which matrices tensor copies can read), `tile` (sizes, the choice
 //! of them, the layout of shared memory), `schedule` (which tile is next), `ring` (the stages),
 //! `plain` and `scaled` (the products of 16-bit types and of FP8 with scales), `consumer` (those of
-//! a tile), `results` (from registers to memory), `dense` (the kernel); for one matrix per expert
+//! a tile), `results` (from registers to memory) and `panels` (the same through shared memory),
+//! `dense` (the kernel); for one matrix per expert
 //! `expert_tiles` (which tile is next), `gather` (routed rows into stages), `grouped` (the kernel).
 
 mod consumer;
@@ -18,6 +19,7 @@ mod expert_tiles;
 mod gather;
 mod grouped;
 mod operand;
+mod panels;
 mod plain;
 mod results;
 mod ring;

@@ -178,18 +178,20 @@ impl Product {
 
     /// Stores consecutive results of one row, from column `at` on, where `column_exists`.
     pub(super) fn store<'k>(&self, row: RowOut<'k>, at: I32<'k>, values: &[F32<'k>]) {
-        let width = values.len() as u64;
-        let c = row.c.index(at, self.c.column);
-        let added = match (self.add, row.add) {
-            (Some(side), Some(from)) => side
-                .load(from.index(at, side.column), width)
-                .into_iter()
-                .zip(values)
-                .map(|(x, &y)| x + y)
-                .collect(),
-            _ => values.to_vec(),
-        };
-        self.c.store(c, &added);
+        let added = self.added(row, at, values);
+        self.c.store(row.c.index(at, self.c.column), &added);
+    }
+
+    /// Consecutive results of one row, from column `at` on, with what is added to them.
+    pub(super) fn added<'k>(
+        &self,
+        row: RowOut<'k>,
+        at: I32<'k>,
+        values: &[F32<'k>],
+    ) -> Vec<F32<'k>> {
+        let Some((side, from)) = self.add.zip(row.add) else { return values.to_vec() };
+        let others = side.load(from.index(at, side.column), values.len() as u64);
+        others.into_iter().zip(values).map(|(x, &y)| x + y).collect()
     }
 }
 

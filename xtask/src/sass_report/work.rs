@@ -53,9 +53,11 @@ fn work(kernel: &Value, computes: &str) -> Result<Work> {
         .filter(|map| map["swizzle"] != 0)
         .filter_map(|map| map["box_dims"][1].as_u64())
         .collect();
-    // An attention has a map for each part of the queries and keys.
-    if !family.ends_with("gemm") {
-        boxes.dedup();
+    match family.ends_with("gemm") {
+        // Results may have a map after those of the factors.
+        true => boxes.truncate(2),
+        // An attention has a map for each part of the queries and keys.
+        false => boxes.dedup(),
     }
     Ok(Work {
         name: text(&kernel["name"]).context("a kernel of the plan has no name")?,
@@ -84,6 +86,7 @@ mod tests {
                 "geometry": {"block": [384, 1, 1], "shared_bytes": 512, "tensor_maps": [
                     {"box_dims": [128, 256], "swizzle": 128},
                     {"box_dims": [128, 64], "swizzle": 128},
+                    {"box_dims": [64, 16], "swizzle": 128},
                     {"box_dims": [4, 256], "swizzle": 0}]}}]}"#;
         let found = of_plan(plan).unwrap();
         assert_eq!(found[0].product, Some([24576, 1536]));

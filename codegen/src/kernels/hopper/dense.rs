@@ -2,6 +2,7 @@
 
 use super::consumer::Consumer;
 use super::operand::{boxed, tensor_map};
+use super::panels::{self, LanePanels, Panels};
 use super::results;
 use super::ring::{Ring, Step};
 use super::schedule::{Place, Schedule};
@@ -24,8 +25,10 @@ pub(in crate::kernels) struct Dense {
     tile: Tile,
     schedule: Schedule,
     steps: u64,
-    /// Of `a`, of `w` and, where they are scaled, of the scales of `a`.
+    /// Of `a`, of `w`, where they are scaled of the scales of `a`, and where results go through
+    /// panels of those.
     tensor_maps: Vec<TensorMap>,
+    panels: Option<Panels>,
 }
 
 /// The design, where tensor copies can read the operands and tensor cores multiply them.
@@ -58,11 +61,21 @@ pub(in crate::kernels) fn design(
     if let Some(scales) = scales {
         tensor_maps.push(boxed(1, &scales.a, [tile.stages, tile.rows], 0)?);
     }
+    let product = Product::new(factors, add, c);
+    // What is added is read two columns at a time.
+    let panels = Panels::fit(&tile, c, target).filter(|_| product.n.div_exact(2).is_some());
+    let at_c = factors.operands() + usize::from(add.is_some());
+    let stored = panels.and_then(|panels| Some((panels, panels.tensor_map(at_c, c)?)));
+    let panels = stored.map(|(panels, map)| {
+        tensor_maps.push(map);
+        panels
+    });
     Some(Dense {
         tensor_maps,
+        panels,
         schedule: Schedule::new(&tile, columns, batch),
         steps: k.div_ceil(tile.depth()),
-        product: Product::new(factors, add, c),
+        product,
         factors: factors.clone(),
         add: add.cloned(),
         c: c.clone(),
@@ -85,7 +98,9 @@ pub(super) fn multiplies(factors: &Factors) -> bool {
 
 impl Design for Dense {
     fn geometry(&self) -> Geometry {
-        self.tile.geometry(&self.c.shape[1], self.schedule.others(), self.tensor_maps.clone())
+        let tile = &self.tile;
+        let shared = self.panels.map_or(tile.shared_bytes(), |panels| panels.end());
+        tile.geometry(&self.c.shape[1], self.schedule.others(), shared, self.tensor_maps.clone())
     }
 
     fn operands(&self) -> usize {
@@ -130,7 +145,7 @@ impl Dense {
             };
             let copy = |step: Step<'k>, (): ()| {
                 let (stage, full) = (step.stage, ring.at(tile.full(step.stage)));
-                let with_scales = stage == 0 && maps.len() > 2;
+                let with_scales = stage == 0 && self.factors.scales.is_some();
                 b.mbarrier_wait(ring.at(tile.empty(stage)), step.parity ^ 1);
                 b.mbarrier_expect(full, tile.stage_bytes(with_scales));
                 let k = step.index * tile.depth() as i32;
@@ -154,34 +169,101 @@ impl Dense {
         let consumer = Consumer::new(b, ring, &self.factors);
         self.schedule.each(b, tile, rows, ring.start(), |place, parity| {
             let (parity, sums) = consumer.multiply(place, parity);
-            self.store(b, place, rows, consumer.first_row, &sums);
+            let waves: Vec<_> = sums.chunks((tile.columns / 2) as usize).collect();
+            match &self.panels {
+                Some(panels) => {
+                    self.send(&panels.of_lane(b), place, rows, consumer.first_row, &waves)
+                }
+                None => self.store(b, place, rows, consumer.first_row, &waves),
+            }
             parity
         });
+        if self.panels.is_some() {
+            panels::end(b);
+        }
     }
 
-    /// Stores this warpgroup's part of a tile.
+    /// Stores this warpgroup's part of a tile by tensor copies.
+    fn send<'k>(
+        &self,
+        panels: &LanePanels<'k>,
+        place: Place<'k>,
+        rows: I32<'k>,
+        first_row: I32<'k>,
+        waves: &[&[F32<'k>]],
+    ) {
+        let b = panels.b;
+        let of_warp = place.row + first_row + (b.warp() % 4) * 16;
+        let row_of = |wave: u64| of_warp + b.i32(wave * wgmma::ROWS);
+        let waves =
+            (0..).zip(waves).map(|(wave, sums)| self.added(b, place, rows, row_of(wave), sums));
+        let at = |wave: usize, beside: u64| {
+            let mut at = vec![place.column + b.i32(beside), row_of(wave as u64)];
+            at.extend((self.schedule.batch > 1).then_some(place.batch));
+            at
+        };
+        let map = b.tensor_map(self.tensor_maps.len() - 1);
+        panels.send(map, &waves.collect::<Vec<_>>(), at);
+    }
+
+    /// Sums of 16 rows from `row` on with what is added to them; of rows and columns that do not
+    /// exist, anything.
+    fn added<'k>(
+        &self,
+        b: &'k Builder<'k>,
+        place: Place<'k>,
+        rows: I32<'k>,
+        row: I32<'k>,
+        sums: &[F32<'k>],
+    ) -> Vec<F32<'k>> {
+        if self.add.is_none() {
+            return sums.to_vec();
+        }
+        let out = [0, 8].map(|below| {
+            let row = (row + b.lane() / 4 + b.i32(below)).min(rows - 1);
+            self.out(b, place, rows, row)
+        });
+        let column = place.column + (b.lane() % 4) * 2;
+        let last = b.size(&self.product.n) - 2;
+        let pairs = (0..).zip(sums.chunks(2));
+        let each = |(i, pair): (u64, &[F32<'k>])| {
+            let at = (column + b.i32(i / 2 * 8)).min(last);
+            self.product.added(out[(i % 2) as usize], at, pair)
+        };
+        pairs.flat_map(each).collect()
+    }
+
+    /// Stores this warpgroup's part of a tile from its registers.
     fn store<'k>(
         &self,
         b: &'k Builder<'k>,
         place: Place<'k>,
         rows: I32<'k>,
         first_row: I32<'k>,
-        sums: &[F32<'k>],
+        waves: &[&[F32<'k>]],
     ) {
+        let out = |row: I32<'k>| self.out(b, place, rows, place.row + row);
+        for (wave, sums) in (0..).zip(waves) {
+            let row = first_row + b.i32(wave * wgmma::ROWS);
+            results::store(b, &self.product, row, place.column, sums, &out);
+        }
+    }
+
+    /// Where the results of a row go.
+    fn out<'k>(
+        &self,
+        b: &'k Builder<'k>,
+        place: Place<'k>,
+        rows: I32<'k>,
+        row: I32<'k>,
+    ) -> RowOut<'k> {
         let c = Tensor::operand(b, self.operands() - 1, &self.c);
         let at_add = self.factors.operands();
         let add = self.add.as_ref().map(|view| Tensor::operand(b, at_add, view));
-        let out = |row: I32<'k>| {
-            let row = place.row + row;
-            RowOut {
-                exists: row.lt(rows),
-                c: c.at(&[place.batch, row]),
-                add: add.as_ref().map(|add| add.at(&[place.batch, row])),
-            }
-        };
-        for (wave, sums) in (0..).zip(sums.chunks((self.tile.columns / 2) as usize)) {
-            let row = first_row + b.i32(wave * wgmma::ROWS);
-            results::store(b, &self.product, row, place.column, sums, &out);
+        RowOut {
+            exists: row.lt(rows),
+            c: c.at(&[place.batch, row]),
+            add: add.as_ref().map(|add| add.at(&[place.batch, row])),
         }
     }
 }

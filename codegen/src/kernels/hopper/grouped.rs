@@ -6,6 +6,7 @@ use super::dense::multiplies;
 use super::expert_tiles::{ExpertTile, ExpertTiles};
 use super::gather::Gather;
 use super::operand::tensor_map;
+use super::panels::Panels;
 use super::results;
 use super::ring::{Ring, Step};
 use super::tile::{Problem, Tile, WARPGROUP};
@@ -33,6 +34,7 @@ pub(in crate::kernels) struct Grouped {
     product: Product,
     tile: Tile,
     weights: TensorMap,
+    panels: Option<Panels>,
 }
 
 /// The design for `rows` rows per expert that has some, where the operands can be copied and
@@ -72,6 +74,7 @@ pub(in crate::kernels) fn design(
         c: c.clone(),
         top_k,
         experts,
+        panels: Panels::fit(&tile, c, target),
         tile,
     })
 }
@@ -90,7 +93,8 @@ impl Design for Grouped {
         // At most floor((pairs + experts * (rows - 1)) / rows) blocks of rows.
         let pairs = self.c.shape[0].clone() * self.top_k;
         let covered = pairs + Dim::from((self.experts - 1) * (self.tile.rows - 1));
-        self.tile.geometry(&covered, self.across, vec![self.weights.clone()])
+        let shared = self.panels.map_or(self.tile.shared_bytes(), |panels| panels.end());
+        self.tile.geometry(&covered, self.across, shared, vec![self.weights.clone()])
     }
 
     fn operands(&self) -> usize {
@@ -188,7 +192,15 @@ impl Grouped {
             };
             for (wave, sums) in (0..).zip(sums.chunks((self.tile.columns / 2) as usize)) {
                 let row = consumer.first_row + b.i32(wave * wgmma::ROWS);
-                results::store(b, &self.product, row, place.column, sums, &out);
+                let Some(panels) = &self.panels else {
+                    results::store(b, &self.product, row, place.column, sums, &out);
+                    continue;
+                };
+                let exist = b.size(&self.product.n) - place.column;
+                panels.of_lane(b).write(sums, exist, |of_warp| {
+                    let out = out(row + (b.warp() % 4) * 16 + of_warp);
+                    (out.exists, out.c.index(place.column, self.c.dtype.bytes()))
+                });
             }
             parity
         });

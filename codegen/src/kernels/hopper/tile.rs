@@ -224,16 +224,18 @@ impl Tile {
         self.full(self.stages) + stage * BARRIER
     }
 
-    /// All shared memory.
+    /// Shared memory up to the end of the barriers.
     pub(super) fn shared_bytes(&self) -> u64 {
         self.empty(self.stages)
     }
 
-    /// The launch, for `rows` rows and `others` tiles beside each other.
+    /// The launch, for `rows` rows and `others` tiles beside each other, with that much shared
+    /// memory.
     pub(super) fn geometry(
         &self,
         rows: &Dim,
         others: u64,
+        shared_bytes: u64,
         tensor_maps: Vec<TensorMap>,
     ) -> Geometry {
         let tiles = Extent {
@@ -245,7 +247,7 @@ impl Tile {
         Geometry {
             grid: [tiles, one(), one()],
             block: [self.threads(), 1, 1],
-            shared_bytes: self.shared_bytes() as u32,
+            shared_bytes: shared_bytes as u32,
             tensor_maps,
         }
     }
