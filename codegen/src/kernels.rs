@@ -17,6 +17,7 @@ mod gemm;
 mod grouped_gemm;
 mod hopper;
 mod lanes;
+mod masked_gemm;
 mod movement;
 mod pick;
 mod pointwise;
@@ -136,6 +137,22 @@ pub(crate) fn design(
         } => {
             let factors = Factors::scaled([a, a_scale, w, w_scale], *block, *promote_every);
             grouped_gemm::design(factors, c, *top_k, step, target)
+        }
+        KernelSpec::MaskedGemm { a, w, c, expected } => {
+            masked_gemm::design(Factors::plain(a, w), c, *expected, step, target)
+        }
+        KernelSpec::ScaledMaskedGemm {
+            a,
+            a_scale,
+            w,
+            w_scale,
+            c,
+            expected,
+            block,
+            promote_every,
+        } => {
+            let factors = Factors::scaled([a, a_scale, w, w_scale], *block, *promote_every);
+            masked_gemm::design(factors, c, *expected, step, target)
         }
         KernelSpec::Combine { y, weight, adds, out } => combine::design(y, weight, adds, out, step),
         KernelSpec::Reduce { x, out, f } => reduce::reduce(x, out, *f, step),

@@ -9,6 +9,7 @@ mod numerics {
     pub(crate) mod attention;
     pub(crate) mod elements;
     pub(crate) mod machine;
+    pub(crate) mod masked;
     pub(crate) mod products;
     pub(crate) mod quantized;
     pub(crate) mod routing;

@@ -192,9 +192,9 @@ fn fp8_is_converted_in_pairs_or_not_at_all() {
     let target = Target::named("h800").unwrap();
     for case in cases::all() {
         let wanted = match &case.spec {
-            KernelSpec::ScaledGemm { .. } | KernelSpec::ScaledGroupedGemm { .. } => {
-                "cvt.rn.f16x2.e4m3x2 "
-            }
+            KernelSpec::ScaledGemm { .. }
+            | KernelSpec::ScaledGroupedGemm { .. }
+            | KernelSpec::ScaledMaskedGemm { .. } => "cvt.rn.f16x2.e4m3x2 ",
             KernelSpec::Quantize { .. }
             | KernelSpec::QuantizeTransposed { .. }
             | KernelSpec::RmsNormQuantize { .. }

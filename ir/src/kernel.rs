@@ -136,6 +136,40 @@ pub enum KernelSpec {
         /// Products that a tensor core sums before the sum moves to float32 registers.
         promote_every: u64,
     },
+    /// One matrix per expert, whose rows have a place of fixed capacity and are counted on the
+    /// device (DeepEP's low-latency dispatch leaves them so): `c[e, m, n] = sum_k a[e, m, k] *
+    /// w[e, n, k]` where `m < min(count[e], C)`. Other rows of `c` are not written. Operands: a, w,
+    /// count, c; `count`: i32 `[E]`, none negative.
+    MaskedGemm {
+        /// `[E, C, K]`
+        a: View,
+        /// `[E, N, K]`
+        w: View,
+        /// `[E, C, N]`
+        c: View,
+        /// Rows that an expert has as a rule; the kernel is right for any number.
+        expected: u64,
+    },
+    /// [`KernelSpec::MaskedGemm`] of FP8 operands with scales, as [`KernelSpec::ScaledGemm`].
+    /// Operands: a, a_scale, w, w_scale, count, c.
+    ScaledMaskedGemm {
+        /// `[E, C, K]` f8e4m3
+        a: View,
+        /// `[E, C, ceil(K / columns)]` f32
+        a_scale: View,
+        /// `[E, N, K]` f8e4m3
+        w: View,
+        /// `[E, ceil(N / r), ceil(K / columns)]` f32
+        w_scale: View,
+        /// `[E, C, N]`
+        c: View,
+        /// Rows that an expert has as a rule; the kernel is right for any number.
+        expected: u64,
+        /// Rows `r` and columns of a block of weights.
+        block: [u64; 2],
+        /// Products that a tensor core sums before the sum moves to float32 registers.
+        promote_every: u64,
+    },
     /// Sorts the chosen (token, expert) pairs by expert. Operands: chosen, route.
     /// `chosen`: `[T, k]` i32. `route`: i32 `[n_experts + 1 + T * k]`: first the offsets of each
     /// expert's rows, then the row numbers `t * k + j` by expert, ascending within one.
@@ -448,6 +482,8 @@ impl KernelSpec {
             Self::QuantizeTransposed { .. } => "quantize_transposed",
             Self::ScaledGemm { .. } => "scaled_gemm",
             Self::ScaledGroupedGemm { .. } => "scaled_grouped_gemm",
+            Self::MaskedGemm { .. } => "masked_gemm",
+            Self::ScaledMaskedGemm { .. } => "scaled_masked_gemm",
             Self::RoutePlan { .. } => "route_plan",
             Self::Combine { .. } => "combine",
             Self::RmsNorm { .. } => "rms_norm",

@@ -87,6 +87,13 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
             let factors = [a, a_scale, w, w_scale].into_iter().map(read);
             factors.chain([route, write(c)]).collect()
         }
+        KernelSpec::MaskedGemm { a, w, c, .. } => {
+            vec![read(a), read(w), index(w.shape[0].clone()), write(c)]
+        }
+        KernelSpec::ScaledMaskedGemm { a, a_scale, w, w_scale, c, .. } => {
+            let factors = [a, a_scale, w, w_scale].into_iter().map(read);
+            factors.chain([index(w.shape[0].clone()), write(c)]).collect()
+        }
         KernelSpec::RoutePlan { chosen, n_experts } => {
             let route = Dim::product(&chosen.shape) + Dim::from(n_experts + 1);
             vec![read(chosen), Access { writes: true, ..index(route) }]

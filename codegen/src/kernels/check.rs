@@ -40,7 +40,8 @@ pub(super) fn check(spec: &KernelSpec) -> Result<(), Diagnostic> {
             scaled(family, q, scale, [1, *block])
         }
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, block, .. }
-        | KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, block, .. } => {
+        | KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, block, .. }
+        | KernelSpec::ScaledMaskedGemm { a, a_scale, w, w_scale, block, .. } => {
             scaled(family, a, a_scale, [1, block[1]])?;
             scaled(family, w, w_scale, *block)
         }
@@ -100,13 +101,16 @@ fn views(spec: &KernelSpec) -> Vec<(&View, usize)> {
         KernelSpec::Gemm { a, w, add, c } => {
             [a, w, c].into_iter().chain(add).map(|v| (v, 3)).collect()
         }
-        KernelSpec::GroupedGemm { a, w, c, .. } => vec![(a, 3), (w, 3), (c, 3)],
+        KernelSpec::GroupedGemm { a, w, c, .. } | KernelSpec::MaskedGemm { a, w, c, .. } => {
+            vec![(a, 3), (w, 3), (c, 3)]
+        }
         KernelSpec::Quantize { x, q, scale, .. }
         | KernelSpec::QuantizeTransposed { x, q, scale, .. } => vec![(x, 2), (q, 2), (scale, 2)],
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, .. } => {
             [a, a_scale, w, w_scale, c].into_iter().chain(add).map(|v| (v, 3)).collect()
         }
-        KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, .. } => {
+        KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, .. }
+        | KernelSpec::ScaledMaskedGemm { a, a_scale, w, w_scale, c, .. } => {
             [a, a_scale, w, w_scale, c].map(|v| (v, 3)).into()
         }
         KernelSpec::RoutePlan { chosen, .. } => vec![(chosen, 2)],

@@ -10,14 +10,16 @@
 //! of them, the layout of shared memory), `schedule` (which tile is next), `ring` (the stages),
 //! `plain` and `scaled` (the products of 16-bit types and of FP8 with scales), `consumer` (those of
 //! a tile), `results` (from registers to memory) and `panels` (the same through shared memory),
-//! `dense` (the kernel); for one matrix per expert
-//! `expert_tiles` (which tile is next), `gather` (routed rows into stages), `grouped` (the kernel).
+//! `dense` (the kernel); for one matrix per expert `expert_tiles` (which tile is next), `gather`
+//! (routed rows into stages), `grouped` (the kernel of rows that lie anywhere), `masked` (of rows
+//! that each expert has a place for).
 
 mod consumer;
 mod dense;
 mod expert_tiles;
 mod gather;
 mod grouped;
+mod masked;
 mod operand;
 mod panels;
 mod plain;
@@ -29,4 +31,5 @@ mod tile;
 
 pub(super) use dense::design;
 pub(super) use grouped::design as grouped;
+pub(super) use masked::design as masked;
 pub(super) use operand::tensor_map;

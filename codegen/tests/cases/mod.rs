@@ -1,12 +1,14 @@
 //! Kernel specs of each family: those of real models and odd ones.
 
 mod attention;
+mod masked;
 mod routing;
 mod scaled;
 
 pub(crate) use attention::{
     attentions, attentions_in_chunks, latent_attentions, packed_attentions,
 };
+pub(crate) use masked::{masked, scaled_masked};
 pub(crate) use routing::{route_plans, routers, top_ks};
 pub(crate) use scaled::{
     norm_quantizations, pointwise_quantizations, quantizations, scaled_experts, scaled_gemms,
@@ -415,6 +417,8 @@ pub(crate) fn all() -> Vec<Case> {
         pointwise_quantizations,
         scaled_gemms,
         scaled_experts,
+        masked,
+        scaled_masked,
     ];
     families.into_iter().flat_map(|family| family()).collect()
 }

@@ -7,7 +7,7 @@ use moec_ir::kernel::{KernelSpec, Scalar, View};
 use moec_ir::{Dim, Real, ScaleFormat};
 
 /// Scales of rows: as dense as rows that are a multiple of 4 apart can be.
-fn row_scales(rows: &[Dim], columns: u64, block: u64) -> View {
+pub(super) fn row_scales(rows: &[Dim], columns: u64, block: u64) -> View {
     let n = columns.div_ceil(block);
     let mut strides = vec![1; rows.len() + 1];
     strides[rows.len() - 1] = n.next_multiple_of(4);
@@ -169,7 +169,7 @@ pub(crate) fn pointwise_quantizations() -> Vec<Case> {
 }
 
 /// `[outer, N, K]` weights and their scales, each row of scales with gaps where that is asked.
-fn weights(outer: u64, n: u64, k: u64, block: [u64; 2], gap: u64) -> (View, View) {
+pub(super) fn weights(outer: u64, n: u64, k: u64, block: [u64; 2], gap: u64) -> (View, View) {
     let scales = [n.div_ceil(block[0]), k.div_ceil(block[1])];
     let row = scales[1] + gap;
     let shape = [outer, scales[0], scales[1]].map(Dim::from);

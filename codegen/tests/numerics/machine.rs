@@ -147,6 +147,12 @@ impl Array {
         self.bytes[self.place(index)]
     }
 
+    /// Whether nothing was written to an element.
+    pub(crate) fn is_untouched(&self, index: &[u64]) -> bool {
+        let at = self.place(index);
+        self.bytes[at..at + self.dtype.bytes() as usize].iter().all(|&byte| byte == POISON)
+    }
+
     /// Sets an element, rounded to the element type.
     pub(crate) fn set(&mut self, index: &[u64], value: f64) {
         let at = self.place(index);

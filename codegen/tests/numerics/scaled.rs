@@ -146,21 +146,27 @@ fn scales(array: &mut Array, random: &mut Random) {
 }
 
 /// A matrix and the scales of its blocks.
-struct Scaled {
-    data: Array,
-    scale: Array,
+#[derive(Clone)]
+pub(crate) struct Scaled {
+    pub(crate) data: Array,
+    pub(crate) scale: Array,
     block: [u64; 2],
 }
 
 impl Scaled {
-    fn new(mut data: Array, mut scale: Array, block: [u64; 2], random: &mut Random) -> Self {
+    pub(crate) fn new(
+        mut data: Array,
+        mut scale: Array,
+        block: [u64; 2],
+        random: &mut Random,
+    ) -> Self {
         numbers(&mut data, random);
         scales(&mut scale, random);
         Self { data, scale, block }
     }
 
     /// The numbers of a row, and the scales of its blocks.
-    fn parts(&self, i: u64, row: u64) -> (Vec<f64>, Vec<f64>) {
+    pub(crate) fn parts(&self, i: u64, row: u64) -> (Vec<f64>, Vec<f64>) {
         let numbers = (0..self.data.shape[2]).map(|k| self.data.get(&[i, row, k]));
         let scales = (0..self.scale.shape[2]).map(|j| self.scale.get(&[i, row / self.block[0], j]));
         (numbers.collect(), scales.collect())
@@ -174,7 +180,7 @@ impl Scaled {
     }
 
     /// All rows in float64, by matrix and row.
-    fn rows(&self) -> Vec<Vec<Vec<f64>>> {
+    pub(crate) fn rows(&self) -> Vec<Vec<Vec<f64>>> {
         let of = |i| (0..self.data.shape[1]).map(|row| self.row(i, row)).collect();
         (0..self.data.shape[0]).map(of).collect()
     }
@@ -182,7 +188,7 @@ impl Scaled {
 
 /// Error of a float32 sum of `k` products, relative to the sum of their magnitudes: that of the
 /// sum, as for plain numbers, and of three more roundings per product.
-fn error(k: u64) -> f64 {
+pub(crate) fn error(k: u64) -> f64 {
     (8.0 + (k as f64).sqrt()) / f64::from(1 << 24)
 }
 
@@ -190,7 +196,7 @@ fn error(k: u64) -> f64 {
 /// gives the factor of each block of 128: they add 32 products and the sum so far, each cut off
 /// at 13 bits below the highest bit of the largest of them, and cut the result off likewise
 /// (arXiv 2505.09343, section 3.1.1).
-fn lost(a: &[f64], w: &[f64], scale: impl Fn(usize) -> f64) -> f64 {
+pub(crate) fn lost(a: &[f64], w: &[f64], scale: impl Fn(usize) -> f64) -> f64 {
     let unit = |largest: f64| if largest == 0.0 { 0.0 } else { largest.log2().floor().exp2() };
     let mut all = 0.0;
     for (block, (a, w)) in a.chunks(128).zip(w.chunks(128)).enumerate() {
@@ -206,7 +212,7 @@ fn lost(a: &[f64], w: &[f64], scale: impl Fn(usize) -> f64) -> f64 {
     all
 }
 
-fn inner(a: &[f64], w: &[f64]) -> (f64, f64) {
+pub(crate) fn inner(a: &[f64], w: &[f64]) -> (f64, f64) {
     a.iter()
         .zip(w)
         .fold((0.0, 0.0), |(sum, magnitude), (x, y)| (sum + x * y, magnitude + (x * y).abs()))

@@ -26,6 +26,9 @@ pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
         KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, top_k, block, .. } => {
             scaled::grouped(m, [a, a_scale, w, w_scale], c, *top_k as usize, *block);
         }
+        KernelSpec::MaskedGemm { .. } | KernelSpec::ScaledMaskedGemm { .. } => {
+            panic!("no plan has rows of fixed capacity")
+        }
         KernelSpec::RoutePlan { chosen, n_experts } => route(m, chosen, *n_experts as usize),
         KernelSpec::Combine { y, weight, adds, out } => combine(m, y, weight, adds, out),
         KernelSpec::RmsNorm { x, residual, weight, out, eps } => {

@@ -12,19 +12,28 @@ use crate::builder::{Builder, I32, Ptr};
 pub(super) struct ExpertTiles<'k, 't> {
     pub(super) b: &'k Builder<'k>,
     pub(super) tile: &'t Tile,
-    /// Where the plan of the routes begins: offsets of the experts' rows, then the rows.
-    pub(super) route: Ptr<'k>,
+    pub(super) rows: Rows<'k>,
     pub(super) experts: u64,
     /// Tiles side by side.
     pub(super) across: u64,
 }
 
+/// Where the experts' rows are.
+#[derive(Clone, Copy)]
+pub(super) enum Rows<'k> {
+    /// Those of all experts in turn, between the offsets that a plan of routes begins with.
+    Sorted(Ptr<'k>),
+    /// Each expert's in a place of its own, from its beginning on: how many of `capacity` rows are
+    /// used.
+    Counted { count: Ptr<'k>, capacity: I32<'k> },
+}
+
 /// A tile of an expert.
 #[derive(Clone, Copy)]
 pub(super) struct ExpertTile<'k> {
-    /// First row among the routed rows of all experts, first column, and the expert.
+    /// First row among those of all experts or of its place, first column, and the expert.
     pub(super) place: Place<'k>,
-    /// Where the expert's routed rows end.
+    /// Where the expert's rows end.
     pub(super) end: I32<'k>,
 }
 
@@ -60,8 +69,11 @@ impl<'k> ExpertTiles<'k, '_> {
         let n_experts = b.i32(self.experts);
         let expert = from + b.lane();
         let known = expert.min(n_experts - 1);
-        let offset = |i: u64| self.route.add_const(4 * i).index(known, 4).load_scalar::<i32>();
-        let (first, end) = (offset(0), offset(1));
+        let word = |from: Ptr<'k>| from.index(known, 4).load_scalar::<i32>();
+        let (first, end) = match self.rows {
+            Rows::Sorted(offsets) => (word(offsets), word(offsets.add_const(4))),
+            Rows::Counted { count, capacity } => (b.i32(0), word(count).min(capacity)),
+        };
         let own = (end - first).div_ceil(self.tile.rows as i32);
         let own = own.when(expert.lt(n_experts), b.i32(0));
         Blocks { first, end, own, through: own.inclusive_sum() }

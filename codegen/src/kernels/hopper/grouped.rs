@@ -3,7 +3,7 @@
 
 use super::consumer::Consumer;
 use super::dense::multiplies;
-use super::expert_tiles::{ExpertTile, ExpertTiles};
+use super::expert_tiles::{ExpertTile, ExpertTiles, Rows};
 use super::gather::Gather;
 use super::operand::tensor_map;
 use super::panels::Panels;
@@ -113,7 +113,7 @@ impl Design for Grouped {
         let tiles = ExpertTiles {
             b,
             tile,
-            route: b.operand(self.factors.operands()).read_only(),
+            rows: Rows::Sorted(self.route(b)),
             experts: self.experts,
             across: self.across,
         };
@@ -138,8 +138,14 @@ impl Grouped {
         b.i32(self.tile.consumers() * u64::from(WARPGROUP))
     }
 
+    /// The plan of the routes: offsets of the experts' rows, then the rows.
+    fn route<'k>(&self, b: &'k Builder<'k>) -> Ptr<'k> {
+        b.operand(self.factors.operands()).read_only()
+    }
+
     /// A routed row: its token and which of the token's experts this is.
-    fn pair<'k>(&self, b: &'k Builder<'k>, route: Ptr<'k>, row: I32<'k>) -> [I32<'k>; 2] {
+    fn pair<'k>(&self, b: &'k Builder<'k>, row: I32<'k>) -> [I32<'k>; 2] {
+        let route = self.route(b);
         let pair: I32<'k> = route.index(row + b.i32(self.experts + 1), 4).load_scalar();
         [pair / self.top_k as i32, pair % self.top_k as i32]
     }
@@ -153,9 +159,7 @@ impl Grouped {
         let row_bytes = self.row_bytes();
         tiles.each(ring.start(), |ExpertTile { place, end }, parity| {
             // Rows beyond the expert's are not read: they are zeros, and so are their products.
-            let row_at = |row: I32<'k>| {
-                factors.a.at(&self.pair(b, tiles.route, (place.row + row).min(end - 1)))
-            };
+            let row_at = |row: I32<'k>| factors.a.at(&self.pair(b, (place.row + row).min(end - 1)));
             let gather = Gather::new(b, ring, row_bytes, end - place.row, &row_at);
             let copy = |step: Step<'k>, (): ()| {
                 let full = ring.at(tile.full(step.stage));
@@ -187,20 +191,12 @@ impl Grouped {
             let (parity, sums) = consumer.multiply(place, parity);
             let out = |row: I32<'k>| {
                 let row = place.row + row;
-                let pair = self.pair(b, tiles.route, row.min(end - 1));
+                let pair = self.pair(b, row.min(end - 1));
                 RowOut { exists: row.lt(end), c: c.at(&pair), add: None }
             };
             for (wave, sums) in (0..).zip(sums.chunks((self.tile.columns / 2) as usize)) {
                 let row = consumer.first_row + b.i32(wave * wgmma::ROWS);
-                let Some(panels) = &self.panels else {
-                    results::store(b, &self.product, row, place.column, sums, &out);
-                    continue;
-                };
-                let exist = b.size(&self.product.n) - place.column;
-                panels.of_lane(b).write(sums, exist, |of_warp| {
-                    let out = out(row + (b.warp() % 4) * 16 + of_warp);
-                    (out.exists, out.c.index(place.column, self.c.dtype.bytes()))
-                });
+                results::scatter(b, self.panels, &self.product, row, place.column, sums, &out);
             }
             parity
         });
