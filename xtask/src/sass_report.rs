@@ -26,21 +26,32 @@ const MODEL: &str = "examples/deepseek-v3/deepseek-v3.moe";
 /// The committed report.
 const PAGE: &str = "docs/sass-report.md";
 
-/// A step that kernels are compiled for.
+/// Kernels that are compiled together.
 struct Case {
     title: &'static str,
-    phase: &'static str,
-    batch: &'static str,
+    of: Kernels,
 }
 
-/// The steps for which figures are published: 4,096 rows, and 64.
-const CASES: [Case; 2] = [
-    Case { title: "Prefill: one sequence of 4,096 tokens", phase: "prefill", batch: "1" },
+/// Where kernels come from.
+#[derive(Clone, Copy)]
+enum Kernels {
+    /// A step of the model.
+    Step { phase: &'static str, batch: &'static str },
+    /// Forms that no step has.
+    Forms,
+}
+
+/// The steps for which figures are published, of 4,096 rows and of 64, and what they do not have.
+const CASES: [Case; 3] = [
+    Case {
+        title: "Prefill: one sequence of 4,096 tokens",
+        of: Kernels::Step { phase: "prefill", batch: "1" },
+    },
     Case {
         title: "Decoding: 64 sequences, 4,096 tokens each in the cache",
-        phase: "decode",
-        batch: "64",
+        of: Kernels::Step { phase: "decode", batch: "64" },
     },
+    Case { title: "Forms that these steps do not have", of: Kernels::Forms },
 ];
 
 /// A kernel and what its machine code is like.
@@ -64,13 +75,27 @@ pub fn run(root: &Path, check: bool) -> Result<String> {
     let folder = shell.create_temp_dir()?;
     let mut sections = vec![];
     for case in &CASES {
-        let artefact = folder.path().join(case.phase);
-        let (phase, batch) = (case.phase, case.batch);
-        cmd!(shell, "{moec} build {MODEL} --phase {phase} --batch {batch} -o {artefact}")
-            .quiet()
-            .ignore_stderr()
-            .run()?;
-        sections.push((case, rows(root, &artefact.join(phase))?));
+        let kernels = match case.of {
+            Kernels::Step { phase, batch } => {
+                let artefact = folder.path().join(phase);
+                cmd!(shell, "{moec} build {MODEL} --phase {phase} --batch {batch} -o {artefact}")
+                    .quiet()
+                    .ignore_stderr()
+                    .run()?;
+                artefact.join(phase)
+            }
+            Kernels::Forms => {
+                let forms = folder.path().join("forms");
+                cmd!(
+                    shell,
+                    "cargo run --quiet --release --package moec-codegen --example forms -- {forms}"
+                )
+                .quiet()
+                .run()?;
+                forms
+            }
+        };
+        sections.push((case, rows(root, &kernels)?));
     }
     let text = table::page(&sections, &ptxas::version(root)?);
     let page = root.join(PAGE);

@@ -1,6 +1,7 @@
 //! What the best hand-written kernels reach, from their machine code (ptxas 12.9.86, the loop that multiplies
 //! counted as ours is; nothing was timed).
 
+use super::Kernels;
 use super::work::Work;
 
 /// A figure of someone else's kernel.
@@ -37,19 +38,23 @@ const FEW_ROWS: [([u64; 2], Figure); 4] = [
 ];
 
 /// The figure for the same work, where there is one.
-pub(super) fn for_work(work: &Work, phase: &str) -> Option<Figure> {
-    let prefill = phase == "prefill";
-    let of = |table: &[([u64; 2], Figure)]| {
+pub(super) fn for_work(work: &Work, of: Kernels) -> Option<Figure> {
+    let prefill = matches!(of, Kernels::Step { phase: "prefill", .. });
+    let in_table = |table: &[([u64; 2], Figure)]| {
         let same = |(product, _): &&([u64; 2], Figure)| Some(*product) == work.product;
         table.iter().find(same).map(|(_, figure)| *figure)
     };
     match (work.family.as_str(), prefill) {
-        ("scaled_gemm", true) => of(&DENSE),
-        ("scaled_gemm", false) => of(&FEW_ROWS),
+        ("scaled_gemm", true) => in_table(&DENSE),
+        ("scaled_gemm", false) => in_table(&FEW_ROWS),
         ("scaled_grouped_gemm", true) => Some(figure("DeepGEMM grouped 128x192", 92.0, 126.0)),
         ("scaled_grouped_gemm", false) => {
             Some(figure("DeepGEMM masked 64x128, 64 rows each", 97.0, 131.0))
         }
+        ("scaled_masked_gemm", _) if work.expected == Some(64) => {
+            Some(figure("DeepGEMM masked 64x128", 97.0, 131.0))
+        }
+        ("scaled_masked_gemm", _) => Some(figure("DeepGEMM masked 128x192", 92.0, 126.0)),
         ("gemm", true) => Some(figure("DeepGEMM bf16 256x128", 51.0, 132.0)),
         ("attention", true) => Some(figure("FlashAttention-3", 193.0, f64::NAN)),
         ("attention", false) => Some(figure("FlashMLA; its second warpgroup 202", 150.0, f64::NAN)),

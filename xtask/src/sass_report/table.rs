@@ -14,7 +14,8 @@ where there is any.
 
 To repeat it: `cargo xtask setup`, then `cargo xtask sass-report`; with `--check` it compares instead of \
 writing. The files behind it: `moec build examples/deepseek-v3/deepseek-v3.moe --batch B -o OUT`, then \
-`cargo xtask ptxas OUT/PHASE/kernels.ptx` and `cargo xtask sass OUT/PHASE/kernels.ptx`.
+`cargo xtask ptxas OUT/PHASE/kernels.ptx` and `cargo xtask sass OUT/PHASE/kernels.ptx`; for the forms that no \
+step has, `cargo run -p moec-codegen --example forms -- OUT`.
 ";
 
 pub(super) fn page(sections: &[(&Case, Vec<Row>)], ptxas: &str) -> String {
@@ -28,6 +29,9 @@ pub(super) fn page(sections: &[(&Case, Vec<Row>)], ptxas: &str) -> String {
              |---|---|---|---|---|---|---|---|---|---|---|\n",
         );
         multiply.iter().for_each(|row| text.push_str(&product(row, case)));
+        if rest.is_empty() {
+            continue;
+        }
         text.push_str(
             "\nKernels without tensor-core instructions:\n\n\
              | kernel | computes | N x K | threads | regs | spills | shared | published |\n\
@@ -45,7 +49,7 @@ fn product(row: &Row, case: &Case) -> String {
         texts.dedup();
         texts.join(" / ")
     };
-    let figure = published::for_work(&row.work, case.phase);
+    let figure = published::for_work(&row.work, case.of);
     let tile: Vec<String> = row.work.boxes.iter().map(u64::to_string).collect();
     format!(
         "{} | {} | {} | {} | {} | {} |\n",
@@ -59,7 +63,7 @@ fn product(row: &Row, case: &Case) -> String {
 }
 
 fn other(row: &Row, case: &Case) -> String {
-    let figure = published::for_work(&row.work, case.phase);
+    let figure = published::for_work(&row.work, case.of);
     format!("{} | {} | {} |\n", start(row), resources(row), figure.map(theirs).unwrap_or_default())
 }
 

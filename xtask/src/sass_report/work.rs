@@ -14,6 +14,8 @@ pub(super) struct Work {
     pub(super) family: String,
     /// Columns and depth of a product.
     pub(super) product: Option<[u64; 2]>,
+    /// Rows that each matrix of weights is expected to have, where the spec says it.
+    pub(super) expected: Option<u64>,
     /// What the model calls its result.
     pub(super) computes: String,
     /// Threads of a CTA.
@@ -63,6 +65,7 @@ fn work(kernel: &Value, computes: &str) -> Result<Work> {
         name: text(&kernel["name"]).context("a kernel of the plan has no name")?,
         product: last_two(&spec["w"]["shape"]).filter(|_| family.ends_with("gemm")),
         family,
+        expected: spec["expected"].as_u64(),
         computes: computes.to_owned(),
         threads: list(&geometry["block"]).iter().filter_map(Value::as_u64).product(),
         shared_bytes: geometry["shared_bytes"].as_u64().unwrap_or(0),

@@ -1,0 +1,81 @@
+//! Writes `plan.json` and `kernels.ptx` of DeepSeek-V3's products in the forms that no plan of its
+//! inference has, for the report of machine code: `forms FOLDER`.
+
+use moec_codegen::{Options, generate};
+use moec_ir::DType::{self, Bf16, F8e4m3, F32};
+use moec_ir::kernel::{KernelSpec, View};
+use moec_ir::plan::{FORMAT, Kernel, Launch, PlanFunction};
+use moec_ir::{Dim, Phase, Plan, Sizes, Target};
+use std::path::PathBuf;
+
+/// Experts of a GPU, and rows that each has a place for.
+const EXPERTS: u64 = 8;
+const CAPACITY: u64 = 4096;
+/// Columns and depth of an expert's two products.
+const PRODUCTS: [[u64; 2]; 2] = [[4096, 7168], [7168, 2048]];
+
+fn dense(dtype: DType, shape: &[u64]) -> Result<View, String> {
+    let shape: Vec<Dim> = shape.iter().map(|&n| n.into()).collect();
+    View::dense(dtype, &shape).ok_or_else(|| format!("{shape:?} is not dense"))
+}
+
+/// Rows in places of fixed capacity, about `expected` of each expert.
+fn masked([n, k]: [u64; 2], expected: u64) -> Result<KernelSpec, String> {
+    let (blocks_down, blocks) = (n.div_ceil(128), k.div_ceil(128));
+    Ok(KernelSpec::ScaledMaskedGemm {
+        a: dense(F8e4m3, &[EXPERTS, CAPACITY, k])?,
+        a_scale: dense(F32, &[EXPERTS, CAPACITY, blocks])?,
+        w: dense(F8e4m3, &[EXPERTS, n, k])?,
+        w_scale: dense(F32, &[EXPERTS, blocks_down, blocks])?,
+        c: dense(Bf16, &[EXPERTS, CAPACITY, n])?,
+        expected,
+        block: [128, 128],
+        promote_every: 128,
+    })
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let folder: PathBuf = std::env::args().nth(1).ok_or("usage: forms FOLDER")?.into();
+    let mut specs = vec![];
+    for expected in [1024, 64] {
+        for product in PRODUCTS {
+            specs.push((format!("{expected} rows of each expert"), masked(product, expected)?));
+        }
+    }
+    let launches = specs.iter().enumerate().map(|(kernel, (what, _))| Launch {
+        kernel,
+        operands: vec![],
+        computes: what.clone(),
+    });
+    let function = PlanFunction {
+        name: "forms".into(),
+        weights: vec![],
+        caches: vec![],
+        tables: vec![],
+        workspace: vec![],
+        launches: launches.collect(),
+    };
+    let kernels = (0..).zip(&specs).map(|(i, (_, spec))| Kernel {
+        name: format!("{}_{i}", spec.family()),
+        spec: spec.clone(),
+        geometry: None,
+        reads: vec![],
+    });
+    let plan = Plan {
+        format: FORMAT,
+        model: "forms".into(),
+        context: CAPACITY,
+        target: Target::named("h800").ok_or("no target")?,
+        phase: Phase::Prefill,
+        workload: Sizes { tokens: CAPACITY, past: CAPACITY, sequences: 1 },
+        kernels: kernels.collect(),
+        functions: vec![function],
+        entries: vec![],
+    };
+    let made = generate(&plan, Options::default())
+        .map_err(|mistakes| mistakes.iter().map(|d| d.render("", "", false)).collect::<String>())?;
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("plan.json"), serde_json::to_string(&made.plan)?)?;
+    std::fs::write(folder.join("kernels.ptx"), made.ptx)?;
+    Ok(())
+}
