@@ -11,6 +11,7 @@
 pub(crate) mod assembly;
 pub(crate) mod async_copy;
 pub(crate) mod barrier;
+pub(crate) mod cluster;
 pub(crate) mod control;
 pub(crate) mod convert;
 pub(crate) mod float;
@@ -46,6 +47,8 @@ pub(crate) struct Signature {
     pub(crate) name: String,
     /// Threads of a CTA.
     pub(crate) threads: u32,
+    /// CTAs of a cluster, along x.
+    pub(crate) cluster: u32,
     /// Number of pointer parameters.
     pub(crate) operands: usize,
     /// Number of tensor maps, the last parameters.
@@ -280,7 +283,10 @@ fn function<'c>(
         Attribute::parse(context, text).unwrap_or_else(|| bug(format_args!("attribute `{text}`")))
     };
     let id = |name| Identifier::new(context, name);
+    let cluster =
+        (id("nvvm.cluster_dim"), attribute(&format!("array<i32: {}>", signature.cluster)));
     OperationBuilder::new("llvm.func", Location::unknown(context))
+        .add_attributes(if signature.cluster > 1 { std::slice::from_ref(&cluster) } else { &[] })
         .add_attributes(&[
             (id("sym_name"), StringAttribute::new(context, &signature.name).into()),
             (id("function_type"), TypeAttribute::new(ty).into()),

@@ -114,6 +114,7 @@ fn compile(
     let signature = Signature {
         name: name.to_owned(),
         threads: geometry.block.iter().product(),
+        cluster: geometry.cluster,
         operands,
         tensor_maps: geometry.tensor_maps.len(),
     };

@@ -171,6 +171,7 @@ fn launch(grid: &[(Dim, u64)], threads: u32) -> Geometry {
     Geometry {
         grid: [extent(0), extent(1), extent(2)],
         block: [threads, 1, 1],
+        cluster: 1,
         shared_bytes: 0,
         tensor_maps: vec![],
     }

@@ -42,6 +42,31 @@ impl<'k> Builder<'k> {
         self.assembly(&text, &constraints, &operands, &[]);
     }
 
+    /// As [`Builder::tensor_copy`], to the same place in all of the first `ctas` CTAs of the
+    /// cluster, whose barriers in the same place count the bytes: `.multicast::cluster`.
+    pub(crate) fn tensor_copy_to_all(
+        &'k self,
+        ctas: u64,
+        to: I32<'k>,
+        map: TensorMapPtr<'k>,
+        at: &[I32<'k>],
+        barrier: I32<'k>,
+    ) {
+        let (rank, place) = coordinates(at, 4);
+        let text = format!(
+            "{{ .reg .b16 all; cvt.u16.u32 all, $3; \
+             cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes\
+             .multicast::cluster [$0], [$1, {place}], [$2], all; }}",
+        );
+        let constraints = format!("r,l,r,r{},~{{memory}}", ",r".repeat(rank));
+        let all = self.i32((1_i64 << ctas) - 1);
+        let operands: Vec<_> = [to.raw, map.raw, barrier.raw, all.raw]
+            .into_iter()
+            .chain(at.iter().map(|c| c.raw))
+            .collect();
+        self.assembly(&text, &constraints, &operands, &[]);
+    }
+
     /// Copies a box from shared memory, but for what lies outside the tensor; part of this
     /// thread's group of stores: `cp.async.bulk.tensor` (PTX ISA 9.7.9.27.5.2).
     pub(crate) fn tensor_store(&'k self, map: TensorMapPtr<'k>, at: &[I32<'k>], from: I32<'k>) {

@@ -7,6 +7,9 @@ pub struct Tiles {
     pub rows: u64,
     /// Columns of a tile of results.
     pub columns: u64,
+    /// Tiles below each other, and tiles beside each other, that are computed together by the CTAs
+    /// of a cluster: what they share is read once.
+    pub cluster: [u64; 2],
     /// Columns of the results: rows of a matrix of weights.
     pub n: u64,
     /// Bytes of a row of either factor.
@@ -34,12 +37,13 @@ impl Tiles {
     /// rows of activations, and each result once. `rows` are those of activations for each matrix
     /// of weights. A tile at an edge reads only what is there.
     pub fn movement(&self, rows: &[u64]) -> Movement {
-        let across = self.n.div_ceil(self.columns);
+        let [below, beside] = self.cluster;
+        let across = self.n.div_ceil(self.columns * beside);
         let all: u64 = rows.iter().sum();
-        let down: u64 = rows.iter().map(|rows| rows.div_ceil(self.rows)).sum();
+        let down: u64 = rows.iter().map(|rows| rows.div_ceil(self.rows * below)).sum();
         Movement {
             factors: (across * all + down * self.n) * self.row_bytes,
-            scales: across * all * self.scale_bytes,
+            scales: across * beside * all * self.scale_bytes,
             results: all * self.n * self.result_bytes,
         }
     }

@@ -10,6 +10,10 @@ pub struct Geometry {
     pub grid: [Extent; 3],
     /// Threads along x, y and z.
     pub block: [u32; 3],
+    /// CTAs of a cluster, neighbours along x: they run at the same time on one group of SMs. The
+    /// grid's extent along x is a multiple of it.
+    #[serde(default = "one_cta", skip_serializing_if = "is_one_cta")]
+    pub cluster: u32,
     /// Dynamic shared memory in bytes.
     pub shared_bytes: u32,
     /// Parameters that follow the pointers and `T`, `S` and `B`, each 128 bytes aligned to 64,
@@ -38,6 +42,14 @@ fn one() -> u64 {
 }
 
 fn is_one(n: &u64) -> bool {
+    *n == 1
+}
+
+fn one_cta() -> u32 {
+    1
+}
+
+fn is_one_cta(n: &u32) -> bool {
     *n == 1
 }
 

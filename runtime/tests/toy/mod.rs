@@ -31,6 +31,7 @@ fn kernel(name: &str, threads: u32) -> Kernel {
         geometry: Some(Geometry {
             grid: [Extent::new(tokens(), 1), one(), one()],
             block: [threads, 1, 1],
+            cluster: 1,
             shared_bytes: 0,
             tensor_maps: vec![],
         }),

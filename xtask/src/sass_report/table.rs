@@ -9,7 +9,9 @@ const HEAD: &str = "\
 What ptxas makes of DeepSeek-V3's kernels for the H800, from the machine code alone: nothing was run. *insn* \
 and *stall* are the instructions, and their static stall cycles, that one warp issues in the steady loop while \
 its warpgroup multiplies 64 x 128 x 128; waits on memory are not in them. The tensor core needs 256 cycles for \
-such a tile in FP8 and 512 in bf16. Beside ours stands what is published for the same work (ptxas 12.9.86), \
+such a tile in FP8 and 512 in bf16. *tile* is what a CTA copies \
+of the rows of both factors; \"for 2\" says that of one of them it copies half a tile, for itself and its \
+neighbour in a cluster. Beside ours stands what is published for the same work (ptxas 12.9.86), \
 where there is any.
 
 To repeat it: `cargo xtask setup`, then `cargo xtask sass-report`; with `--check` it compares instead of \
@@ -51,8 +53,12 @@ fn product(row: &Row, case: &Case) -> String {
     };
     let figure = published::for_work(&row.work, case.of);
     let tile: Vec<String> = row.work.boxes.iter().map(u64::to_string).collect();
+    let cluster = match row.work.cluster {
+        1 => String::new(),
+        ctas => format!(", for {ctas}"),
+    };
     format!(
-        "{} | {} | {} | {} | {} | {} |\n",
+        "{} | {}{cluster} | {} | {} | {} | {} |\n",
         start(row),
         tile.join(" x "),
         resources(row),

@@ -25,6 +25,8 @@ pub(super) struct Work {
     /// Rows that tensor copies bring of each operand, those alike told once: the tile, where there is
     /// one.
     pub(super) boxes: Vec<u64>,
+    /// CTAs of a cluster.
+    pub(super) cluster: u64,
 }
 
 /// The kernels of a plan, in its order.
@@ -70,6 +72,7 @@ fn work(kernel: &Value, computes: &str) -> Result<Work> {
         threads: list(&geometry["block"]).iter().filter_map(Value::as_u64).product(),
         shared_bytes: geometry["shared_bytes"].as_u64().unwrap_or(0),
         boxes,
+        cluster: geometry["cluster"].as_u64().unwrap_or(1),
     })
 }
 

@@ -1,6 +1,6 @@
 //! What a multiplying warpgroup does with a tile, whoever filled its stages.
 
-use super::ring::{Parity, Ring};
+use super::ring::{Parity, Releases, Ring};
 use super::schedule::Place;
 use super::{plain, scaled};
 use crate::builder::{Builder, F32, I32, bug};
@@ -13,8 +13,7 @@ pub(super) struct Consumer<'k, 't, 'r> {
     factors: &'t Factors,
     /// First row of this warpgroup in the tile: the same in all lanes.
     pub(super) first_row: I32<'k>,
-    /// 1 in the lane that gives stages back, else 0.
-    releases: I32<'k>,
+    releases: Releases<'k>,
 }
 
 impl<'k, 't, 'r> Consumer<'k, 't, 'r> {
@@ -22,8 +21,7 @@ impl<'k, 't, 'r> Consumer<'k, 't, 'r> {
     pub(super) fn new(b: &'k Builder<'k>, ring: &'r Ring<'k, 't>, factors: &'t Factors) -> Self {
         let share = ring.tile.rows / ring.tile.consumers();
         let first_row = b.warpgroup() * share as i32;
-        let releases = b.i32(1).when(b.lane().eq(b.i32(0)), b.i32(0));
-        Self { b, ring, factors, first_row, releases }
+        Self { b, ring, factors, first_row, releases: ring.releases() }
     }
 
     /// The sums of this thread in a tile, and the parities after it.
@@ -44,7 +42,9 @@ impl<'k, 't, 'r> Consumer<'k, 't, 'r> {
             }
             Some(scales) => {
                 let block = scales.block[0];
+                // Of a cluster's tiles the last may have no columns.
                 let across = self.factors.columns().div_ceil(ring.tile.columns);
+                let across = across.next_multiple_of(ring.tile.cluster[1]);
                 let boundaries: Vec<u64> = scaled::boundaries(ring.tile.columns, across, block)
                     .unwrap_or_else(|| bug("a tile across three blocks"))
                     .into_iter()

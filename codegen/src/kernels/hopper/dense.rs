@@ -54,10 +54,13 @@ pub(in crate::kernels) fn design(
         depth: k * a.dtype.bytes(),
         scaled: scales.is_some(),
         gathers: false,
+        clusters: true,
     };
     let tile = Tile::choose(problem, target);
     let at_w = factors.operands() / 2;
-    let mut tensor_maps = vec![tensor_map(0, a, tile.rows)?, tensor_map(at_w, w, tile.columns)?];
+    let [below, beside] = tile.cluster;
+    let mut tensor_maps =
+        vec![tensor_map(0, a, tile.rows / beside)?, tensor_map(at_w, w, tile.columns / below)?];
     if let Some(scales) = scales {
         tensor_maps.push(boxed(1, &scales.a, [tile.stages, tile.rows], 0)?);
     }
@@ -128,6 +131,7 @@ impl Design for Dense {
                 b.if_(first, || b.if_(b.elected(), || self.produce(b, &ring)));
             },
         );
+        ring.end();
     }
 }
 
@@ -138,6 +142,7 @@ impl Dense {
         let maps: Vec<_> = (0..self.tensor_maps.len()).map(|i| b.tensor_map(i)).collect();
         maps.iter().for_each(|&map| b.prefetch_tensor_map(map));
         let rows = b.size(&self.c.shape[1]);
+        let [below, beside] = tile.cluster;
         self.schedule.each(b, tile, rows, ring.start(), |place, parity| {
             let at = |column: I32<'k>, row: I32<'k>| match self.schedule.batch {
                 1 => vec![column, row],
@@ -146,11 +151,13 @@ impl Dense {
             let copy = |step: Step<'k>, (): ()| {
                 let (stage, full) = (step.stage, ring.at(tile.full(step.stage)));
                 let with_scales = stage == 0 && self.factors.scales.is_some();
-                b.mbarrier_wait(ring.at(tile.empty(stage)), step.parity ^ 1);
+                ring.wait_empty(step);
                 b.mbarrier_expect(full, tile.stage_bytes(with_scales));
                 let k = step.index * tile.depth() as i32;
-                b.tensor_copy(ring.at(tile.a(stage)), maps[0], &at(k, place.row), full);
-                b.tensor_copy(ring.at(tile.w(stage)), maps[1], &at(k, place.column), full);
+                let of_a = |row: I32<'k>| at(k, place.row + row);
+                let of_w = |row: I32<'k>| at(k, place.column + row);
+                ring.copy(step, maps[0], tile.a(stage), [tile.rows, beside], of_a);
+                ring.copy(step, maps[1], tile.w(stage), [tile.columns, below], of_w);
                 if with_scales {
                     // The other set is still read; this one no more, since its round's end
                     // comes before the use of this stage that has just ended.

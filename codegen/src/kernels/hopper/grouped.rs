@@ -63,6 +63,7 @@ pub(in crate::kernels) fn design(
         depth: k * a.dtype.bytes(),
         scaled: scales.is_some(),
         gathers: true,
+        clusters: false,
     };
     let tile = Tile::choose(problem, target);
     Some(Grouped {

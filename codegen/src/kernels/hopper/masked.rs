@@ -55,6 +55,7 @@ pub(in crate::kernels) fn design(
         depth: k * a.dtype.bytes(),
         scaled: scales.is_some(),
         gathers: false,
+        clusters: false,
     };
     let tile = Tile::choose(problem, target);
     let at_w = factors.operands() / 2;

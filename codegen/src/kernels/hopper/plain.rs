@@ -1,6 +1,6 @@
 //! Products of matrices of 16-bit types: sums stay in the tensor cores' registers.
 
-use super::ring::{Ring, Step};
+use super::ring::{Releases, Ring, Step};
 use crate::builder::{Builder, F32, I32, wgmma};
 
 /// Multiplies the tiles of one CTA.
@@ -9,8 +9,7 @@ pub(super) struct Multiplier<'k, 't, 'r> {
     pub(super) ring: &'r Ring<'k, 't>,
     /// First row of this warpgroup in the tile: the same in all lanes.
     pub(super) first_row: I32<'k>,
-    /// 1 in the lane that gives stages back, else 0.
-    pub(super) releases: I32<'k>,
+    pub(super) releases: Releases<'k>,
 }
 
 impl<'k> Multiplier<'k, '_, '_> {
@@ -42,12 +41,12 @@ impl<'k> Multiplier<'k, '_, '_> {
         b.wgmma_commit();
         b.wgmma_wait(1, &[]);
         let before = (stage + tile.stages - 1) % tile.stages;
-        let who = match stage {
+        let mut releases = self.releases;
+        if stage == 0 {
             // Before the first step of a tile there is none.
-            0 => b.i32(0).when(step.index.eq(b.i32(0)), self.releases),
-            _ => self.releases,
-        };
-        b.mbarrier_arrive(ring.at(tile.empty(before)), who);
+            releases.who = b.i32(0).when(step.index.eq(b.i32(0)), releases.who);
+        }
+        ring.release(before, releases);
         sums
     }
 
@@ -55,7 +54,7 @@ impl<'k> Multiplier<'k, '_, '_> {
     pub(super) fn end(&self, sums: &[F32<'k>]) -> Vec<F32<'k>> {
         let sums = self.b.wgmma_wait(0, sums);
         let last = (self.ring.steps - 1) % self.ring.tile.stages;
-        self.b.mbarrier_arrive(self.ring.at(self.ring.tile.empty(last)), self.releases);
+        self.ring.release(last, self.releases);
         sums
     }
 }

@@ -6,6 +6,7 @@
 
 use super::tile::{Tile, WARPGROUP};
 use crate::builder::control::Carried;
+use crate::builder::tensor_copy::TensorMapPtr;
 use crate::builder::{Builder, I32, I64, wgmma};
 
 /// Stages, and how many steps along `k` there are.
@@ -37,6 +38,15 @@ impl<'k> Carried<'k> for Parity<'k> {
     }
 }
 
+/// How a warp gives stages back: a lane for each CTA that fills them.
+#[derive(Clone, Copy)]
+pub(super) struct Releases<'k> {
+    /// 1 in those lanes, else 0.
+    pub(super) who: I32<'k>,
+    /// Where shared memory begins in the lane's CTA.
+    barriers: I32<'k>,
+}
+
 /// A step along `k`.
 #[derive(Clone, Copy)]
 pub(super) struct Step<'k> {
@@ -64,10 +74,12 @@ impl<'k, 't> Ring<'k, 't> {
             .map(|address| b.wgmma_descriptor(address))
     }
 
-    /// Makes the barriers; all threads of the CTA come here. `producers` arrive at a full stage.
+    /// Makes the barriers; all threads of the CTA come here, and of its cluster. `producers` arrive
+    /// at a full stage.
     pub(super) fn prepare(&self, producers: u64) {
         let (b, tile) = (self.b, self.tile);
-        let warps = tile.consumers() * u64::from(WARPGROUP / 32);
+        // Stages are filled for all CTAs of a cluster at once.
+        let warps = tile.consumers() * u64::from(WARPGROUP / 32) * tile.ctas_of_cluster();
         b.if_(b.thread().eq(b.i32(0)), || {
             for stage in 0..tile.stages {
                 b.mbarrier_init(self.at(tile.full(stage)), producers);
@@ -75,7 +87,66 @@ impl<'k, 't> Ring<'k, 't> {
             }
             b.fence_mbarrier_init();
         });
-        b.barrier();
+        match tile.ctas_of_cluster() {
+            1 => b.barrier(),
+            _ => b.cluster_barrier(),
+        }
+    }
+
+    /// Before the kernel ends: others may reach into this CTA's shared memory until they do too.
+    pub(super) fn end(&self) {
+        if self.tile.ctas_of_cluster() > 1 {
+            self.b.cluster_barrier();
+        }
+    }
+
+    /// Waits until a stage is empty, in all CTAs that it is filled for.
+    pub(super) fn wait_empty(&self, step: Step<'k>) {
+        let (b, empty) = (self.b, self.at(self.tile.empty(step.stage)));
+        match self.tile.ctas_of_cluster() {
+            1 => b.mbarrier_wait(empty, step.parity ^ 1),
+            _ => b.mbarrier_wait_for_cluster(empty, step.parity ^ 1),
+        }
+    }
+
+    /// Copies this CTA's share of a tile of an operand: all of it, or, where `ctas` share it, its
+    /// part of the rows to all of them. `at` gives the coordinates of a row of the tile.
+    pub(super) fn copy(
+        &self,
+        step: Step<'k>,
+        map: TensorMapPtr<'k>,
+        to: u64,
+        [rows, ctas]: [u64; 2],
+        at: impl Fn(I32<'k>) -> Vec<I32<'k>>,
+    ) {
+        let (b, full) = (self.b, self.at(self.tile.full(step.stage)));
+        if ctas == 1 {
+            return b.tensor_copy(self.at(to), map, &at(b.i32(0)), full);
+        }
+        let first = b.cta(0) % ctas as i32 * (rows / ctas) as i32;
+        let to = self.at(to) + first * wgmma::ROW_BYTES as i32;
+        b.tensor_copy_to_all(ctas, to, map, &at(first), full);
+    }
+
+    /// The lanes that give stages back, for this thread.
+    pub(super) fn releases(&self) -> Releases<'k> {
+        let b = self.b;
+        let ctas = self.tile.ctas_of_cluster();
+        let who = b.i32(1).when(b.lane().lt(b.i32(ctas)), b.i32(0));
+        let barriers = match ctas {
+            1 => self.base,
+            _ => b.in_cta(self.base, b.lane() % ctas as i32),
+        };
+        Releases { who, barriers }
+    }
+
+    /// Gives a stage back, by the lanes that do.
+    pub(super) fn release(&self, stage: u64, Releases { who, barriers }: Releases<'k>) {
+        let empty = barriers + self.tile.empty(stage) as i32;
+        match self.tile.ctas_of_cluster() {
+            1 => self.b.mbarrier_arrive(empty, who),
+            _ => self.b.mbarrier_arrive_in_cluster(empty, who),
+        }
     }
 
     /// Waits until a stage is full.

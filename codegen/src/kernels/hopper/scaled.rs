@@ -9,7 +9,7 @@
 //! tiles but in few ways; the loop over `k` is written once for each, so that each sum has its
 //! factor without a question.
 
-use super::ring::{Ring, Step};
+use super::ring::{Releases, Ring, Step};
 use super::schedule::Place;
 use crate::builder::control::Carried;
 use crate::builder::{Builder, F32, I32, Ptr, wgmma};
@@ -25,8 +25,7 @@ pub(super) struct Multiplier<'k, 't, 'r> {
     pub(super) scales: &'t Scales,
     /// First row of this warpgroup in the tile: the same in all lanes.
     pub(super) first_row: I32<'k>,
-    /// 1 in the lane that gives stages back, else 0.
-    pub(super) releases: I32<'k>,
+    pub(super) releases: Releases<'k>,
     /// 0.
     pub(super) adds_nothing: I32<'k>,
     /// The tile's first column in another block of `w` than that of the first column; all columns
@@ -84,14 +83,15 @@ impl<'k> Multiplier<'k, '_, '_> {
     pub(super) fn rows_of_w(&self, place: Place<'k>) -> Vec<Ptr<'k>> {
         let scales = Tensor::operand(self.b, 3, &self.scales.w).read_only();
         let block = place.column / self.scales.block[0] as i32;
-        let row = |block| scales.at(&[place.batch, block]);
+        // The last tile may end before its second block, or have no columns: those blocks do not
+        // exist.
+        let last = self.b.i32(self.scales.w.shape[1].constant().unwrap_or(1) - 1);
+        let row = |block: I32<'k>| scales.at(&[place.batch, block.min(last)]);
+        let has_first = self.ring.tile.cluster[1] == 1;
+        let first = if has_first { scales.at(&[place.batch, block]) } else { row(block) };
         match self.boundary < self.ring.tile.columns {
-            false => vec![row(block)],
-            // The last tile may end before its second block, which then does not exist.
-            true => {
-                let blocks = self.scales.w.shape[1].constant().unwrap_or(1);
-                vec![row(block), row((block + 1).min(self.b.i32(blocks - 1)))]
-            }
+            false => vec![first],
+            true => vec![first, row(block + 1)],
         }
     }
 
@@ -141,7 +141,7 @@ impl<'k> Multiplier<'k, '_, '_> {
             (sums, products) = (fenced[..sums.len()].to_vec(), fenced[sums.len()..].to_vec());
             products = self.products(step, wave, &products);
             if wave + 1 == tile.waves() {
-                b.mbarrier_arrive(ring.at(tile.empty(step.stage)), self.releases);
+                ring.release(step.stage, self.releases);
             }
             let of_wave = &mut sums[wave as usize * count..][..count];
             for (i, (sum, product)) in of_wave.iter_mut().zip(&products).enumerate() {

@@ -8,10 +8,11 @@ use crate::builder::{Builder, I32};
 /// rows of both operands from L2.
 const GROUP: u64 = 8;
 
-/// The tiles of a product.
+/// The tiles of a product: of those of a cluster, which are computed at the same time, each CTA
+/// takes its own.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
-    /// Tiles side by side.
+    /// Clusters' tiles side by side.
     pub(super) across: u64,
     /// Products.
     pub(super) batch: u64,
@@ -28,10 +29,10 @@ pub(super) struct Place<'k> {
 impl Schedule {
     /// For results of `columns` columns.
     pub(super) fn new(tile: &Tile, columns: u64, batch: u64) -> Self {
-        Self { across: columns.div_ceil(tile.columns), batch }
+        Self { across: columns.div_ceil(tile.columns * tile.cluster[1]), batch }
     }
 
-    /// Tiles per tile row of all products.
+    /// Clusters' tiles per row of those, of all products.
     pub(super) fn others(&self) -> u64 {
         self.across * self.batch
     }
@@ -45,9 +46,11 @@ impl Schedule {
         init: C,
         body: impl FnOnce(Place<'k>, C) -> C,
     ) -> C {
-        let down = rows.div_ceil(tile.rows as i32);
+        let down = rows.div_ceil((tile.rows * tile.cluster[0]) as i32);
         let total = down * b.i32(self.others());
-        b.for_loop(b.cta(0), total, b.i32(tile.ctas), init, |index, carried| {
+        let ctas = tile.ctas_of_cluster();
+        let first = b.cta(0) / ctas as i32;
+        b.for_loop(first, total, b.i32(tile.ctas / ctas), init, |index, carried| {
             body(self.place(b, tile, down, index), carried)
         })
     }
@@ -72,9 +75,11 @@ impl Schedule {
             true => b.i32(group),
             false => (b.i32(self.across) - first).min(b.i32(group)),
         };
+        let [below, beside] = tile.cluster.map(|n| n as i32);
+        let rank = |n: i32| if n == 1 { b.i32(0) } else { b.cta(0) % n };
         Place {
-            row: (within / width) * tile.rows as i32,
-            column: (first + within % width) * tile.columns as i32,
+            row: (within / width * below + rank(below)) * tile.rows as i32,
+            column: ((first + within % width) * beside + rank(beside)) * tile.columns as i32,
             batch,
         }
     }

@@ -52,15 +52,18 @@ pub(super) struct Tile {
     pub(super) scale_bytes: u64,
     /// Whether threads gather the rows of `a`.
     pub(super) gathers: bool,
+    /// Tiles of a cluster below each other, which share `w`, and beside each other, which share
+    /// `a`: one of the two numbers is 1.
+    pub(super) cluster: [u64; 2],
 }
 
 /// Tiles that can be computed, each with as many stages as fit.
 fn candidates(problem: Problem, target: &Target) -> Vec<Tile> {
-    let rows: &[u64] = if problem.gathers { &[128, 64] } else { &[256, 128, 64] };
+    let of_rows: &[u64] = if problem.gathers { &[128, 64] } else { &[256, 128, 64] };
     let mut tiles = vec![];
     for columns in (1..=wgmma::MOST_COLUMNS / COLUMNS).rev().map(|n| n * COLUMNS) {
-        for &rows in rows.iter().filter(|_| problem.allows(columns)) {
-            let tile = |stages| Tile {
+        for &rows in of_rows.iter().filter(|_| problem.allows(columns)) {
+            let tile = |cluster, stages| Tile {
                 dtype: problem.dtype,
                 rows,
                 columns,
@@ -68,15 +71,32 @@ fn candidates(problem: Problem, target: &Target) -> Vec<Tile> {
                 ctas: u64::from(target.sms),
                 scale_bytes: if problem.scaled { 4 } else { 0 },
                 gathers: problem.gathers,
+                cluster,
             };
-            let stages = [MOST_STAGES, FEWEST_STAGES].into_iter();
-            tiles.extend(stages.map(tile).find(|tile| tile.fits(target)));
+            tiles.extend(problem.clusters(rows, columns, target).into_iter().filter_map(
+                |cluster| {
+                    let stages = [MOST_STAGES, FEWEST_STAGES].into_iter();
+                    stages.map(|stages| tile(cluster, stages)).find(|tile| tile.fits(target))
+                },
+            ));
         }
     }
     tiles
 }
 
 impl Problem {
+    /// Shapes of clusters, of tiles of so many rows and columns: of two where both have results, and
+    /// tensor copies, which reach several CTAs as a thread's copies do not.
+    fn clusters(&self, rows: u64, columns: u64, target: &Target) -> Vec<[u64; 2]> {
+        let pairs = self.clusters && target.sms.is_multiple_of(2);
+        let shapes = [
+            ([1, 1], true),
+            ([2, 1], pairs && self.rows > rows),
+            ([1, 2], pairs && self.columns > columns),
+        ];
+        shapes.into_iter().filter(|(_, exists)| *exists).map(|(shape, _)| shape).collect()
+    }
+
     /// Whether tiles may have so many columns.
     fn allows(&self, columns: u64) -> bool {
         let across = self.columns.div_ceil(columns);
@@ -98,6 +118,8 @@ pub(super) struct Problem {
     /// Whether threads gather the rows of `a`, each thread an eighth of a row at a time: those of
     /// 256 rows have no registers for so many addresses.
     pub(super) gathers: bool,
+    /// Whether CTAs of a cluster may share what they copy.
+    pub(super) clusters: bool,
 }
 
 impl Tile {
@@ -109,8 +131,8 @@ impl Tile {
         let alike = |tile: &Self| tile.cycles(problem) * ALIKE[0] <= least * ALIKE[1];
         // Operands are read once for each of the other's rows.
         let traffic = |tile: &Self| {
-            let reads = (tile.rows + tile.columns) as f64 / (tile.rows * tile.columns) as f64;
-            (reads, tile.cycles(problem))
+            let reads = tile.fill() as f64 / (tile.rows * tile.columns) as f64;
+            (reads, tile.cycles(problem), tile.ctas_of_cluster())
         };
         all.into_iter()
             .filter(alike)
@@ -124,15 +146,28 @@ impl Tile {
     /// in 128 cycles (arXiv 2501.12084, table of wgmma throughput), 64 bytes a cycle from L2
     /// (DeepGEMM's model of the same choice).
     fn cycles(&self, problem: Problem) -> u64 {
-        let across = problem.rows.div_ceil(self.rows) * problem.columns.div_ceil(self.columns);
-        let waves = (across * problem.batch).div_ceil(self.ctas);
+        let [below, beside] = self.cluster;
+        let down = problem.rows.div_ceil(self.rows * below);
+        let across = problem.columns.div_ceil(self.columns * beside);
+        let waves = (down * across * problem.batch).div_ceil(self.ctas / self.ctas_of_cluster());
         let steps = problem.depth.div_ceil(ROW_BYTES);
         let multiply = self.rows * self.columns / 32;
         // Below 64 columns an instruction takes as long as with 64.
         let multiply = multiply.max(self.rows * 64 / 32);
-        let fill = (self.rows + self.columns) * ROW_BYTES / 64;
+        let fill = self.fill() * ROW_BYTES / 64;
         let results = self.rows * self.columns / 16;
         waves * (steps * multiply.max(fill) + results)
+    }
+
+    /// Rows of both operands that a CTA copies for each step along `k`.
+    fn fill(&self) -> u64 {
+        let [below, beside] = self.cluster;
+        self.rows / beside + self.columns / below
+    }
+
+    /// CTAs of a cluster.
+    pub(super) fn ctas_of_cluster(&self) -> u64 {
+        self.cluster.iter().product()
     }
 
     /// Whether a multiplying thread has registers for its sums, and shared memory has room.
@@ -180,6 +215,7 @@ impl Tile {
         Tiles {
             rows: self.rows,
             columns: self.columns,
+            cluster: self.cluster,
             n: c.shape[2].constant().unwrap_or(0),
             row_bytes: k * self.dtype.bytes(),
             scale_bytes: k.div_ceil(self.depth()) * self.scale_bytes,
@@ -229,8 +265,8 @@ impl Tile {
         self.empty(self.stages)
     }
 
-    /// The launch, for `rows` rows and `others` tiles beside each other, with that much shared
-    /// memory.
+    /// The launch, for `rows` rows and `others` tiles (or clusters of tiles) beside each other, with
+    /// that much shared memory.
     pub(super) fn geometry(
         &self,
         rows: &Dim,
@@ -239,14 +275,15 @@ impl Tile {
         tensor_maps: Vec<TensorMap>,
     ) -> Geometry {
         let tiles = Extent {
-            times: others,
+            times: others * self.ctas_of_cluster(),
             at_most: Some(self.ctas),
-            ..Extent::new(rows.clone(), self.rows)
+            ..Extent::new(rows.clone(), self.rows * self.cluster[0])
         };
         let one = || Extent::new(Dim::from(1), 1);
         Geometry {
             grid: [tiles, one(), one()],
             block: [self.threads(), 1, 1],
+            cluster: self.ctas_of_cluster() as u32,
             shared_bytes: shared_bytes as u32,
             tensor_maps,
         }
