@@ -91,6 +91,10 @@ fn elements_are_moved_16_bytes_at_a_time_where_the_layout_allows_it() {
                     assert!(code.contains(part), "{name}: {part}");
                 }
             }
+            name if name.contains("hopper absorbed") => {
+                let code = ptx(&case);
+                assert!(code.contains(", p, 1, 1, 0, 1;"), "{name}: read across its rows");
+            }
             "prefill bf16" => assert!(ptx(&case).contains("cp.async.bulk.tensor.")),
             "decode bf16 7168" | "norm 7168" | "swiglu" | "combine v3" | "gather embedding"
             | "quantize v3" | "swiglu to fp8" | "norm to fp8 7168" | "fp8 decode 7168" => {
@@ -121,7 +125,7 @@ fn fp8_tiles_have_the_columns_that_suit_the_product() {
         assert_eq!(Some(columns_of(&case, &small)), wanted, "{}", case.name);
     }
     for case in cases::scaled_experts() {
-        if case.name.contains("hopper v3") {
+        if case.name.contains("hopper v3") && case.tokens == 4096 {
             assert_eq!(columns_of(&case, &h800), 192, "{}", case.name);
         }
     }

@@ -6,13 +6,18 @@
 
 use super::factors::Factors;
 use super::product::{Product, RowOut};
-use super::variant::{FEW_ROWS, Variant};
+use super::variant::Variant;
 use super::{Design, Step, hopper};
 use crate::builder::{Bool, Builder, I32, Ptr};
 use crate::tensor::Tensor;
 use moec_ir::kernel::View;
 use moec_ir::plan::Geometry;
 use moec_ir::{Dim, Target};
+
+/// With more rows per expert than this, tensor cores multiply where they can. One row takes about
+/// three instructions for each number of its expert's matrix, which CUDA cores issue faster than
+/// memory delivers; more rows take more, or read the matrix again.
+const ONE_BY_ONE: u64 = 1;
 
 struct GroupedGemm {
     factors: Factors,
@@ -35,7 +40,7 @@ pub(super) fn design(
     let pairs = c.shape[0].eval(&step.sizes) * top_k;
     // Experts that have rows at all share them; few tokens reach few experts.
     let rows = pairs.div_ceil(experts.min(pairs).max(1));
-    if rows > FEW_ROWS
+    if rows > ONE_BY_ONE
         && factors.sum_by_blocks()
         && let Some(design) = hopper::grouped(&factors, c, top_k, rows, step, target)
     {

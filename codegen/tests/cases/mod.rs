@@ -73,7 +73,11 @@ pub(crate) fn gemms() -> Vec<Case> {
         transposed("decode absorbed", 1, 16, 512, 128, [Bf16; 3]),
         transposed("decode absorbed odd", 4, 3, 24, 30, [F32, Bf16, F32]),
         transposed("decode absorbed odd f32", 3, 1, 6, 7, [Bf16, F32, F32]),
-        transposed("prefill absorbed", 40, 2, 128, 64, [Bf16; 3]),
+        transposed("hopper absorbed v3", 64, 128, 512, 128, [Bf16; 3]),
+        transposed("hopper absorbed", 40, 2, 128, 64, [Bf16; 3]),
+        transposed("hopper absorbed ends", 77, 3, 200, 136, [Bf16, Bf16, F32]),
+        transposed("hopper absorbed many steps", 20, 1, 72, 1096, [DType::F16; 3]),
+        transposed("prefill absorbed", 40, 2, 128, 64, [F32; 3]),
         transposed("prefill absorbed odd", 11, 3, 36, 50, [Bf16, F32, F32]),
         gemm("decode bf16 7168", 1, 1, 2048, 7168, false, [Bf16; 3]),
         gemm("decode router", 1, 1, 256, 7168, false, [Bf16, Bf16, F32]),
@@ -287,7 +291,9 @@ pub(crate) fn experts() -> Vec<Case> {
     };
     vec![
         grouped("experts decode v3", 1, 8, false, 256, 4096, 7168, Bf16),
-        grouped("experts few rows", 16, 8, true, 24, 40, 72, Bf16),
+        grouped("experts few rows", 16, 8, true, 24, 40, 70, Bf16),
+        grouped("experts hopper few rows", 16, 8, true, 24, 40, 72, Bf16),
+        grouped("experts hopper two rows each", 16, 4, false, 32, 64, 192, Bf16),
         grouped("experts odd", 7, 3, false, 5, 33, 21, F32),
         grouped("experts tiles", 64, 2, false, 8, 96, 64, Bf16),
         grouped("experts tiles odd", 50, 3, true, 3, 37, 50, Bf16),

@@ -306,7 +306,11 @@ pub(crate) fn scaled_experts() -> Vec<Case> {
     vec![
         grouped("fp8 experts v3", 1, 8, false, 256, 4096, 7168, v3),
         grouped("fp8 experts decode", 1, 8, false, 32, 128, 512, v3),
-        grouped("fp8 experts few rows", 16, 8, true, 24, 40, 160, v3),
+        grouped("fp8 experts few rows", 16, 8, true, 24, 40, 152, v3),
+        grouped("fp8 experts hopper few rows", 16, 8, true, 24, 40, 160, v3),
+        grouped("fp8 experts hopper two rows each", 16, 4, false, 32, 32, 128, v3),
+        grouped("fp8 experts hopper v3 up, decode", 64, 8, false, 256, 4096, 7168, v3),
+        grouped("fp8 experts hopper v3 down, decode", 64, 8, true, 256, 7168, 2048, v3),
         grouped("fp8 experts odd", 7, 3, false, 5, 133, 21, v3),
         grouped("fp8 experts blocks of 20", 5, 2, true, 4, 30, 70, [12, 20]),
         grouped("fp8 experts tiles", 64, 2, false, 8, 160, 256, v3),

@@ -1,7 +1,7 @@
 //! `c = a * wᵀ (+ add)`, batched over heads.
 
 use super::consumer::Consumer;
-use super::operand::{boxed, tensor_map};
+use super::operand::{boxed, tensor_map, tensor_map_across};
 use super::panels::{self, LanePanels, Panels};
 use super::results;
 use super::ring::{Ring, Step};
@@ -46,6 +46,8 @@ pub(in crate::kernels) fn design(
     if !multiplies(factors) || !dense {
         return None;
     }
+    // Tensor cores read FP8 along `k` only (PTX ISA 9.7.15.5.1).
+    let transposed = scales.is_none() && w.strides[2] != 1;
     let problem = Problem {
         dtype: a.dtype,
         rows: c.shape[1].eval(&step.sizes),
@@ -54,13 +56,17 @@ pub(in crate::kernels) fn design(
         depth: k * a.dtype.bytes(),
         scaled: scales.is_some(),
         gathers: false,
-        clusters: true,
+        clusters: !transposed,
+        transposed,
     };
     let tile = Tile::choose(problem, target);
     let at_w = factors.operands() / 2;
     let [below, beside] = tile.cluster;
-    let mut tensor_maps =
-        vec![tensor_map(0, a, tile.rows / beside)?, tensor_map(at_w, w, tile.columns / below)?];
+    let of_w = match transposed {
+        true => tensor_map_across(at_w, w, tile.depth())?,
+        false => tensor_map(at_w, w, tile.columns / below)?,
+    };
+    let mut tensor_maps = vec![tensor_map(0, a, tile.rows / beside)?, of_w];
     if let Some(scales) = scales {
         tensor_maps.push(boxed(1, &scales.a, [tile.stages, tile.rows], 0)?);
     }
@@ -157,7 +163,17 @@ impl Dense {
                 let of_a = |row: I32<'k>| at(k, place.row + row);
                 let of_w = |row: I32<'k>| at(k, place.column + row);
                 ring.copy(step, maps[0], tile.a(stage), [tile.rows, beside], of_a);
-                ring.copy(step, maps[1], tile.w(stage), [tile.columns, below], of_w);
+                match tile.transposed {
+                    true => {
+                        let [columns, bytes] = tile.panel();
+                        for panel in 0..tile.columns / columns {
+                            let column = place.column + b.i32(panel * columns);
+                            let to = ring.at(tile.w(stage) + panel * bytes);
+                            b.tensor_copy(to, maps[1], &at(column, k), full);
+                        }
+                    }
+                    false => ring.copy(step, maps[1], tile.w(stage), [tile.columns, below], of_w),
+                }
                 if with_scales {
                     // The other set is still read; this one no more, since its round's end
                     // comes before the use of this stage that has just ended.

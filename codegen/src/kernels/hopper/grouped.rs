@@ -64,6 +64,7 @@ pub(in crate::kernels) fn design(
         scaled: scales.is_some(),
         gathers: true,
         clusters: false,
+        transposed: false,
     };
     let tile = Tile::choose(problem, target);
     Some(Grouped {

@@ -56,6 +56,7 @@ pub(in crate::kernels) fn design(
         scaled: scales.is_some(),
         gathers: false,
         clusters: false,
+        transposed: false,
     };
     let tile = Tile::choose(problem, target);
     let at_w = factors.operands() / 2;

@@ -22,6 +22,15 @@ pub(in crate::kernels) fn tensor_map(
     boxed(operand, view, [depth, box_rows], 128)
 }
 
+/// As [`tensor_map`], for a matrix whose rows lie next to each other: rows, `k` and, where there are
+/// several, batch; boxes of 128 bytes of rows and so many along `k`.
+pub(super) fn tensor_map_across(operand: usize, view: &View, depth: u64) -> Option<TensorMap> {
+    let mut turned = view.clone();
+    turned.shape.swap(1, 2);
+    turned.strides.swap(1, 2);
+    boxed(operand, &turned, [ROW_BYTES / view.dtype.bytes(), depth], 128)
+}
+
 /// As [`tensor_map`], for boxes of `[columns, rows]` elements with that swizzle.
 pub(super) fn boxed(
     operand: usize,

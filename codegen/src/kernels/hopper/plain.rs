@@ -24,17 +24,18 @@ impl<'k> Multiplier<'k, '_, '_> {
         let count = (tile.columns / 2) as usize;
         for part in 0..wgmma::ROW_BYTES / wgmma::DEPTH_BYTES {
             let along = (part * wgmma::DEPTH_BYTES / 16) as i64;
+            // As many rows of a panel as one product is deep.
+            let deep =
+                (part * wgmma::DEPTH_BYTES / tile.dtype.bytes() * wgmma::ROW_BYTES / 16) as i64;
             for wave in 0..tile.waves() {
                 let down = (wave * wgmma::ROWS * wgmma::ROW_BYTES / 16) as i64;
                 let from = wave as usize * count;
                 let of_wave = &sums[from..from + count];
-                let of_wave = b.wgmma(
-                    tile.dtype,
-                    tile.columns,
-                    [a + (along + down), w + along],
-                    of_wave,
-                    b.i32(1),
-                );
+                let a = a + (along + down);
+                let of_wave = match tile.transposed {
+                    true => b.wgmma_across(tile.dtype, tile.columns, [a, w + deep], of_wave),
+                    false => b.wgmma(tile.dtype, tile.columns, [a, w + along], of_wave, b.i32(1)),
+                };
                 sums.splice(from..from + count, of_wave);
             }
         }

@@ -70,8 +70,12 @@ impl<'k, 't> Ring<'k, 't> {
     pub(super) fn descriptors(&self, stage: u64, first_row: I32<'k>) -> [I64<'k>; 2] {
         let (b, tile) = (self.b, self.tile);
         let a = self.base + first_row * wgmma::ROW_BYTES as i32;
-        [a.anew() + tile.a(stage) as i32, self.base.anew() + tile.w(stage) as i32]
-            .map(|address| b.wgmma_descriptor(address))
+        let w = self.base.anew() + tile.w(stage) as i32;
+        let w = match tile.transposed {
+            true => b.wgmma_descriptor_across(w, tile.panel()[1]),
+            false => b.wgmma_descriptor(w),
+        };
+        [b.wgmma_descriptor(a.anew() + tile.a(stage) as i32), w]
     }
 
     /// Makes the barriers; all threads of the CTA come here, and of its cluster. `producers` arrive

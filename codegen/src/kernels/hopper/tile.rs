@@ -22,7 +22,7 @@ const FEWEST_STAGES: u64 = 4;
 /// so that a stage of `w` keeps the next one aligned to 1024 bytes.
 const COLUMNS: u64 = 16;
 /// Rows and columns of a block of `w` that has one scale (DeepSeek-V3 3.3.2).
-pub(super) const SCALE_BLOCK: u64 = 128;
+pub(in crate::kernels) const SCALE_BLOCK: u64 = 128;
 
 /// Registers of a multiplying thread that sums may take: of 224 at least, so that addresses,
 /// scales and phases have the others.
@@ -55,6 +55,8 @@ pub(super) struct Tile {
     /// Tiles of a cluster below each other, which share `w`, and beside each other, which share
     /// `a`: one of the two numbers is 1.
     pub(super) cluster: [u64; 2],
+    /// Whether `w` is stored transposed: its stages are panels of 64 columns.
+    pub(super) transposed: bool,
 }
 
 /// Tiles that can be computed, each with as many stages as fit.
@@ -72,6 +74,7 @@ fn candidates(problem: Problem, target: &Target) -> Vec<Tile> {
                 scale_bytes: if problem.scaled { 4 } else { 0 },
                 gathers: problem.gathers,
                 cluster,
+                transposed: problem.transposed,
             };
             tiles.extend(problem.clusters(rows, columns, target).into_iter().filter_map(
                 |cluster| {
@@ -101,6 +104,9 @@ impl Problem {
     fn allows(&self, columns: u64) -> bool {
         let across = self.columns.div_ceil(columns);
         let few = |places: BTreeSet<u64>| places.len() <= MOST_BOUNDARIES;
+        if self.transposed {
+            return columns.is_multiple_of(ROW_BYTES / self.dtype.bytes());
+        }
         !self.scaled || boundaries(columns, across, SCALE_BLOCK).is_some_and(few)
     }
 }
@@ -120,6 +126,8 @@ pub(super) struct Problem {
     pub(super) gathers: bool,
     /// Whether CTAs of a cluster may share what they copy.
     pub(super) clusters: bool,
+    /// Whether `w` is stored transposed.
+    pub(super) transposed: bool,
 }
 
 impl Tile {
@@ -231,6 +239,12 @@ impl Tile {
     /// Where in shared memory a stage of `w` lies.
     pub(super) fn w(&self, stage: u64) -> u64 {
         self.a(self.stages) + stage * self.columns * ROW_BYTES
+    }
+
+    /// Columns of `w` in a panel of a stage, and the bytes of one, where it is stored transposed:
+    /// as many rows of 128 bytes as a stage is deep.
+    pub(super) fn panel(&self) -> [u64; 2] {
+        [ROW_BYTES / self.dtype.bytes(), self.depth() * ROW_BYTES]
     }
 
     /// Where in shared memory one of two sets of scales lies.
