@@ -34,6 +34,22 @@ fn masked([n, k]: [u64; 2], expected: u64) -> Result<KernelSpec, String> {
     })
 }
 
+/// Gradients of an expert's weights, for the tokens of each or of all.
+fn gradient([n, k]: [u64; 2], experts: u64) -> Result<KernelSpec, String> {
+    let tokens = experts * CAPACITY;
+    let turned = |n: u64| View::new(F32, [n, tokens / 128].map(Dim::from), [1, n]);
+    Ok(KernelSpec::WeightGradient {
+        dy: dense(F8e4m3, &[n, tokens])?,
+        dy_scale: turned(n),
+        x: dense(F8e4m3, &[k, tokens])?,
+        x_scale: turned(k),
+        dw: dense(F32, &[experts, n, k])?,
+        grouped: experts > 1,
+        block: 128,
+        promote_every: 128,
+    })
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder: PathBuf = std::env::args().nth(1).ok_or("usage: forms FOLDER")?.into();
     let mut specs = vec![];
@@ -41,6 +57,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for product in PRODUCTS {
             specs.push((format!("{expected} rows of each expert"), masked(product, expected)?));
         }
+    }
+    for product in PRODUCTS {
+        specs.push(("gradient of weights".into(), gradient(product, 1)?));
+        specs.push(("gradients of each expert's weights".into(), gradient(product, EXPERTS)?));
     }
     let launches = specs.iter().enumerate().map(|(kernel, (what, _))| Launch {
         kernel,

@@ -35,6 +35,7 @@ mod rows;
 mod tiles;
 mod top_k;
 mod variant;
+mod weight_gradient;
 
 use crate::builder::Builder;
 use factors::Factors;
@@ -153,6 +154,19 @@ pub(crate) fn design(
         } => {
             let factors = Factors::scaled([a, a_scale, w, w_scale], *block, *promote_every);
             masked_gemm::design(factors, c, *expected, step, target)
+        }
+        KernelSpec::WeightGradient {
+            dy,
+            dy_scale,
+            x,
+            x_scale,
+            dw,
+            grouped,
+            block,
+            promote_every,
+        } => {
+            let operands = [dy, dy_scale, x, x_scale];
+            weight_gradient::design(operands, dw, [*block, *promote_every], *grouped, target)?
         }
         KernelSpec::Combine { y, weight, adds, out } => combine::design(y, weight, adds, out, step),
         KernelSpec::Reduce { x, out, f } => reduce::reduce(x, out, *f, step),

@@ -8,6 +8,7 @@ mod cases;
 mod numerics {
     pub(crate) mod attention;
     pub(crate) mod elements;
+    pub(crate) mod gradients;
     pub(crate) mod machine;
     pub(crate) mod masked;
     pub(crate) mod products;

@@ -270,6 +270,27 @@ fn contradictory_operands_are_refused() {
     let KernelSpec::QuantizeTransposed { block, .. } = &mut columns else { panic!() };
     *block = 48;
     assert_eq!(refused(&columns), "E0902");
+    let gradient = |change: &dyn Fn(&mut KernelSpec)| {
+        let mut spec = cases::weight_gradients().remove(3).spec;
+        change(&mut spec);
+        assert_eq!(refused(&spec), "E0902");
+    };
+    gradient(&|spec| {
+        let KernelSpec::WeightGradient { promote_every, .. } = spec else { panic!() };
+        *promote_every = 64;
+    });
+    gradient(&|spec| {
+        let KernelSpec::WeightGradient { dw, .. } = spec else { panic!() };
+        dw.dtype = DType::Bf16;
+    });
+    gradient(&|spec| {
+        let KernelSpec::WeightGradient { x_scale, .. } = spec else { panic!() };
+        x_scale.strides = vec![16, 1];
+    });
+    gradient(&|spec| {
+        let KernelSpec::WeightGradient { dw, .. } = spec else { panic!() };
+        dw.shape[1] = 130.into();
+    });
     let out = rows(DType::F32);
     for code in [vec![], vec![Scalar::Input(1)], vec![Scalar::Unary(UnaryFn::Neg, 0)]] {
         let inputs = vec![out.clone()];

@@ -170,6 +170,30 @@ pub enum KernelSpec {
         /// Products that a tensor core sums before the sum moves to float32 registers.
         promote_every: u64,
     },
+    /// Gradients of weights, summed over tokens and added in place (DeepSeek-V3 3.3.3): `dw[e, m,
+    /// n] += sum_j dy_scale[m, j] * x_scale[n, j] * sum_(t of block j) dy[m, t] * x[n, t]`. Factors
+    /// are those of [`KernelSpec::QuantizeTransposed`]. Operands: dy, dy_scale, x, x_scale,
+    /// \[ranges\], dw.
+    WeightGradient {
+        /// `[M, R]` f8e4m3
+        dy: View,
+        /// `[M, ceil(R / block)]` f32, as of [`KernelSpec::QuantizeTransposed`].
+        dy_scale: View,
+        /// `[N, R]` f8e4m3
+        x: View,
+        /// `[N, ceil(R / block)]` f32
+        x_scale: View,
+        /// `[E, M, N]` f32
+        dw: View,
+        /// Whether each expert has tokens of its own. `ranges`, i32 `[E, 2]`, then says which: the
+        /// first, a multiple of `block`, and how many; from there to the next multiple both
+        /// factors are 0. Else all `R` are those of the only expert.
+        grouped: bool,
+        /// Tokens that share a scale.
+        block: u64,
+        /// Products that a tensor core sums before the sum moves to float32 registers.
+        promote_every: u64,
+    },
     /// Sorts the chosen (token, expert) pairs by expert. Operands: chosen, route.
     /// `chosen`: `[T, k]` i32. `route`: i32 `[n_experts + 1 + T * k]`: first the offsets of each
     /// expert's rows, then the row numbers `t * k + j` by expert, ascending within one.
@@ -484,6 +508,7 @@ impl KernelSpec {
             Self::ScaledGroupedGemm { .. } => "scaled_grouped_gemm",
             Self::MaskedGemm { .. } => "masked_gemm",
             Self::ScaledMaskedGemm { .. } => "scaled_masked_gemm",
+            Self::WeightGradient { .. } => "weight_gradient",
             Self::RoutePlan { .. } => "route_plan",
             Self::Combine { .. } => "combine",
             Self::RmsNorm { .. } => "rms_norm",

@@ -94,6 +94,11 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
             let factors = [a, a_scale, w, w_scale].into_iter().map(read);
             factors.chain([index(w.shape[0].clone()), write(c)]).collect()
         }
+        KernelSpec::WeightGradient { dy, dy_scale, x, x_scale, dw, grouped, .. } => {
+            let factors = [dy, dy_scale, x, x_scale].into_iter().map(read);
+            let ranges = grouped.then(|| index(dw.shape[0].clone() * 2));
+            factors.chain(ranges).chain([write(dw)]).collect()
+        }
         KernelSpec::RoutePlan { chosen, n_experts } => {
             let route = Dim::product(&chosen.shape) + Dim::from(n_experts + 1);
             vec![read(chosen), Access { writes: true, ..index(route) }]

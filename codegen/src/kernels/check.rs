@@ -45,6 +45,11 @@ pub(super) fn check(spec: &KernelSpec) -> Result<(), Diagnostic> {
             scaled(family, a, a_scale, [1, block[1]])?;
             scaled(family, w, w_scale, *block)
         }
+        KernelSpec::WeightGradient { dy, dy_scale, x, x_scale, block, .. } => {
+            scaled(family, dy, dy_scale, [1, *block])?;
+            scaled(family, x, x_scale, [1, *block])?;
+            super::weight_gradient::check(spec)
+        }
         _ => Ok(()),
     }
 }
@@ -112,6 +117,10 @@ fn views(spec: &KernelSpec) -> Vec<(&View, usize)> {
         KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, .. }
         | KernelSpec::ScaledMaskedGemm { a, a_scale, w, w_scale, c, .. } => {
             [a, a_scale, w, w_scale, c].map(|v| (v, 3)).into()
+        }
+        KernelSpec::WeightGradient { dy, dy_scale, x, x_scale, dw, .. } => {
+            let factors = [dy, dy_scale, x, x_scale].map(|v| (v, 2));
+            factors.into_iter().chain([(dw, 3)]).collect()
         }
         KernelSpec::RoutePlan { chosen, .. } => vec![(chosen, 2)],
         KernelSpec::Combine { y, weight, adds, out } => {

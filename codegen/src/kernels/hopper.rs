@@ -12,12 +12,14 @@
 //! a tile), `results` (from registers to memory) and `panels` (the same through shared memory),
 //! `dense` (the kernel); for one matrix per expert `expert_tiles` (which tile is next), `gather`
 //! (routed rows into stages), `grouped` (the kernel of rows that lie anywhere), `masked` (of rows
-//! that each expert has a place for).
+//! that each expert has a place for). For gradients of weights `rounds` (steps whose number the
+//! device knows) and `gradient` (the kernel).
 
 mod consumer;
 mod dense;
 mod expert_tiles;
 mod gather;
+mod gradient;
 mod grouped;
 mod masked;
 mod operand;
@@ -25,11 +27,14 @@ mod panels;
 mod plain;
 mod results;
 mod ring;
+mod rounds;
 mod scaled;
 mod schedule;
 mod tile;
 
 pub(super) use dense::design;
+pub(super) use gradient::design as gradient;
 pub(super) use grouped::design as grouped;
 pub(super) use masked::design as masked;
 pub(super) use operand::tensor_map;
+pub(super) use tile::SCALE_BLOCK;

@@ -1,6 +1,7 @@
 //! Kernel specs of each family: those of real models and odd ones.
 
 mod attention;
+mod gradients;
 mod masked;
 mod routing;
 mod scaled;
@@ -8,6 +9,7 @@ mod scaled;
 pub(crate) use attention::{
     attentions, attentions_in_chunks, latent_attentions, packed_attentions,
 };
+pub(crate) use gradients::weight_gradients;
 pub(crate) use masked::{masked, scaled_masked};
 pub(crate) use routing::{route_plans, routers, top_ks};
 pub(crate) use scaled::{
@@ -425,6 +427,7 @@ pub(crate) fn all() -> Vec<Case> {
         scaled_experts,
         masked,
         scaled_masked,
+        weight_gradients,
     ];
     families.into_iter().flat_map(|family| family()).collect()
 }

@@ -55,6 +55,10 @@ pub(super) fn for_work(work: &Work, of: Kernels) -> Option<Figure> {
             Some(figure("DeepGEMM masked 64x128", 97.0, 131.0))
         }
         ("scaled_masked_gemm", _) => Some(figure("DeepGEMM masked 128x192", 92.0, 126.0)),
+        ("weight_gradient", _) if work.grouped => {
+            Some(figure("DeepGEMM 128x152, K grouped, spills", 206.0, 275.0))
+        }
+        ("weight_gradient", _) => Some(figure("DeepGEMM 128x152, spills", 178.0, 235.0)),
         ("gemm", true) => Some(figure("DeepGEMM bf16 256x128", 51.0, 132.0)),
         ("attention", true) => Some(figure("FlashAttention-3", 193.0, f64::NAN)),
         ("attention", false) => Some(figure("FlashMLA; its second warpgroup 202", 150.0, f64::NAN)),

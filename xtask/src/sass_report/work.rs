@@ -16,6 +16,8 @@ pub(super) struct Work {
     pub(super) product: Option<[u64; 2]>,
     /// Rows that each matrix of weights is expected to have, where the spec says it.
     pub(super) expected: Option<u64>,
+    /// Whether its sums are over tokens of one expert each.
+    pub(super) grouped: bool,
     /// What the model calls its result.
     pub(super) computes: String,
     /// Threads of a CTA.
@@ -57,7 +59,7 @@ fn work(kernel: &Value, computes: &str) -> Result<Work> {
         .filter(|map| map["swizzle"] != 0)
         .filter_map(|map| map["box_dims"][1].as_u64())
         .collect();
-    match family.ends_with("gemm") {
+    match family != "attention" {
         // Results may have a map after those of the factors.
         true => boxes.truncate(2),
         // An attention has a map for each part of the queries and keys.
@@ -65,8 +67,12 @@ fn work(kernel: &Value, computes: &str) -> Result<Work> {
     }
     Ok(Work {
         name: text(&kernel["name"]).context("a kernel of the plan has no name")?,
-        product: last_two(&spec["w"]["shape"]).filter(|_| family.ends_with("gemm")),
+        product: match &*family {
+            "weight_gradient" => last_two(&spec["dw"]["shape"]),
+            family => last_two(&spec["w"]["shape"]).filter(|_| family.ends_with("gemm")),
+        },
         family,
+        grouped: spec["grouped"] == true,
         expected: spec["expected"].as_u64(),
         computes: computes.to_owned(),
         threads: list(&geometry["block"]).iter().filter_map(Value::as_u64).product(),
