@@ -32,7 +32,7 @@ fn loads(experts: u64, all: u64, random: &mut Random) -> Vec<(&'static str, Rang
         })
         .collect();
     let one = |e| if e == experts / 2 { all } else { 0 };
-    let some = |e: u64| if e % 2 == 0 { 0 } else { even + e * 37 };
+    let some = |e: u64| if e.is_multiple_of(2) { 0 } else { even + e * 37 };
     vec![
         ("nothing", lay_out((0..experts).map(|_| 0), all)),
         ("one token each", lay_out((0..experts).map(|_| 1), all)),

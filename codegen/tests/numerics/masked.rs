@@ -26,15 +26,12 @@ fn loads(experts: u64, capacity: u64, random: &mut Random) -> Vec<(&'static str,
     ]
 }
 
-/// Runs a case with every load and checks its results against `of`: by expert, row and column the
-/// sum, the sum of magnitudes, and what tensor cores may lose, relative to that.
-fn check(
-    case: &Case,
-    inputs: &mut [&mut Array],
-    c: &Array,
-    error: f64,
-    of: &dyn Fn(&[u64], bool) -> (f64, f64),
-) -> usize {
+/// What a result should be, by expert, row and column and by whether tensor cores multiplied: the
+/// sum, and the sum of magnitudes that its error is relative to.
+type Wanted<'a> = dyn Fn(&[u64], bool) -> (f64, f64) + 'a;
+
+/// Runs a case with every load and checks its results and what was moved.
+fn check(case: &Case, inputs: &mut [&mut Array], c: &Array, error: f64, of: &Wanted<'_>) -> usize {
     let (experts, capacity) = (c.shape[0], c.shape[1]);
     let all = loads(experts, capacity, &mut Random(7));
     for (load, counts) in &all {
