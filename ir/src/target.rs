@@ -42,7 +42,7 @@ impl Target {
 
     /// A built-in target.
     ///
-    /// Sources: NVIDIA H100 whitepaper (SMs, HBM, peaks at 1,755 MHz boost: 989 TFLOP/s bf16,
+    /// Sources: NVIDIA H100 whitepaper (SMs, HBM, peaks at 1,830 MHz boost: 989 TFLOP/s bf16,
     /// 67 TFLOP/s float32); arXiv 2505.09343 section 4 (H800's NVLink: 200 GB/s a direction,
     /// network 50 GB/s); FlashMLA's notes (about 1,600 MHz sustained on H800); NVIDIA's H200
     /// and H20 data sheets (4.8 TB/s; 78 SMs, 148 TFLOP/s bf16, 44 TFLOP/s float32, 4.0 TB/s).

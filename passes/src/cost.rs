@@ -1,26 +1,30 @@
-//! What a kernel costs on a target: a roofline.
+//! What a kernel costs on a target: a roofline by unit.
 //!
-//! A launch takes the launch interval plus the longer of moving its bytes and computing its
-//! FLOPs. Tensors are read and written once (caches within a launch are perfect, caches between
-//! launches are not counted), matrix products run on tensor cores in tiles of 64 rows, and all
-//! else on CUDA cores. Not seen: waves, bank conflicts, L2 hits between launches, overlap.
+//! Tensors are read and written once (caches within a launch are perfect, caches between launches
+//! are not counted). Matrix products and attention run on tensor cores, tile by tile ([`product`],
+//! [`attention`]); all else streams through CUDA cores ([`memory`]). Tokens that change ranks are
+//! bound by links or by the SMs that move them ([`communication`]). What the units reach is in
+//! [`machine`], every constant with its source; `docs/model-report.md` holds predictions against
+//! published measurements. Not seen: hits in L2 between launches, overlap of launches.
+
+mod attention;
+mod communication;
+mod estimate;
+mod machine;
+mod memory;
+mod product;
+
+pub use attention::Attention;
+pub use communication::{Exchange, Traffic, Transfer};
+pub use estimate::Estimate;
+pub use machine::{Load, Machine};
+pub use memory::Stream;
+pub use product::{Product, Tiles};
 
 use crate::language::{EGraph, Kernel, Node, Term, is_laid_out, rows};
 use egg::Id;
-use moec_ir::{DType, Dim, Op, Sizes, Sym, Target, TensorType};
+use moec_ir::{DType, Dim, Op, Sizes, Sym, TensorType};
 
-/// Share of the HBM peak that streaming kernels reach: between FlashMLA's 3,000 GB/s of 3,350
-/// in decoding and the 1,700 to 2,400 GB/s of element-wise kernels in DeepSeek's published
-/// training profile.
-const HBM_SHARE: f64 = 0.75;
-/// Share of the tensor-core peak that matrix kernels reach: FlashMLA's 660 TFLOP/s of 989.
-const TENSOR_SHARE: f64 = 0.67;
-/// Share of the CUDA cores' peak: element-wise code is about half fused multiply-adds.
-const SCALAR_SHARE: f64 = 0.5;
-/// Rows of one `wgmma` (PTX ISA 9.7.15: `.m64nNkK`); fewer cost as much.
-const TILE_ROWS: f64 = 64.0;
-/// FP8 products for one in bf16: the rate of `wgmma` doubles (NVIDIA H100 whitepaper, table 2).
-const FP8_RATE: f64 = 2.0;
 /// float32 operations that a special function (`ex2`, `rcp`, a comparison chain) stands for.
 const SPECIAL_FLOPS: f64 = 4.0;
 
@@ -28,60 +32,46 @@ const SPECIAL_FLOPS: f64 = 4.0;
 #[derive(Clone, Debug)]
 pub(crate) struct CostModel {
     /// The machine.
-    pub(crate) target: Target,
+    pub(crate) machine: Machine,
     /// The step.
     pub(crate) sizes: Sizes,
     /// FP8 products that tensor cores may sum ([`moec_ir::Graph::promote_every`]).
     pub(crate) promote_every: Option<u64>,
 }
 
-/// What a kernel has to do.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Work {
-    /// Bytes to and from HBM.
-    pub(crate) bytes: f64,
-    /// FLOPs on tensor cores, counting the rows that pad a tile.
-    pub(crate) tensor: f64,
-    /// FLOPs on CUDA cores.
-    pub(crate) scalar: f64,
-    /// Launches.
-    pub(crate) launches: f64,
-}
-
 impl CostModel {
-    /// Seconds that some work takes.
-    pub(crate) fn seconds(&self, work: &Work) -> f64 {
-        let t = &self.target;
-        let memory = work.bytes / (t.hbm_bytes_per_s * HBM_SHARE);
-        let tensor = work.tensor / (t.bf16_flops * TENSOR_SHARE);
-        let scalar = work.scalar / (t.f32_flops * SCALAR_SHARE);
-        work.launches * t.launch_s + memory.max(tensor).max(scalar)
+    /// What a copy of a tensor costs.
+    pub(crate) fn copy(&self, ty: &TensorType) -> Estimate {
+        self.stream(2.0 * self.bytes(ty), 0.0)
     }
 
-    /// Seconds of a copy of a tensor.
-    pub(crate) fn copy_seconds(&self, ty: &TensorType) -> f64 {
-        self.seconds(&Work { bytes: 2.0 * self.bytes(ty), launches: 1.0, ..Work::default() })
+    /// What bringing the chunks of an attention's result together costs.
+    pub(crate) fn merge(&self, ty: &TensorType, chunks: u64) -> Estimate {
+        let partial = chunks as f64 * self.elements(ty);
+        let bytes = partial * DType::F32.bytes() as f64 + self.bytes(ty);
+        self.stream(bytes, 2.0 * partial)
     }
 
     /// What a node of the e-graph costs: nothing for views and leaves, `None` for mathematics
     /// that no kernel computes as it stands.
-    pub(crate) fn node(&self, egraph: &EGraph, class: Id, node: &Node) -> Option<f64> {
+    pub(crate) fn node(&self, egraph: &EGraph, class: Id, node: &Node) -> Option<Estimate> {
         match &node.term {
-            Term::Kernel(kernel) => {
-                let work = self.work(egraph, class, kernel, &node.children);
-                Some(self.seconds(&work))
-            }
-            Term::First | Term::Second { .. } => Some(0.0),
+            Term::Kernel(kernel) => Some(self.kernel(egraph, class, kernel, &node.children)),
+            Term::First | Term::Second { .. } => Some(Estimate::default()),
             // Its kernel counts what it has to write, and this may be left out.
             Term::Third => {
                 let bytes = self.bytes(&egraph[class].data.ty);
-                Some(self.seconds(&Work { bytes, ..Work::default() }))
+                Some(Stream { bytes, ..Stream::default() }.estimate(&self.machine))
             }
-            Term::Math(Op::Input(_) | Op::Param(_) | Op::Cache(_)) => Some(0.0),
-            _ if is_laid_out(egraph, class, node) => Some(0.0),
-            term if term.is_view() => Some(0.0),
+            Term::Math(Op::Input(_) | Op::Param(_) | Op::Cache(_)) => Some(Estimate::default()),
+            _ if is_laid_out(egraph, class, node) => Some(Estimate::default()),
+            term if term.is_view() => Some(Estimate::default()),
             _ => None,
         }
+    }
+
+    fn stream(&self, bytes: f64, flops: f64) -> Estimate {
+        Stream { bytes, flops, launches: 1.0 }.estimate(&self.machine)
     }
 
     fn size(&self, dim: &Dim) -> f64 {
@@ -108,45 +98,28 @@ impl CostModel {
         repeated.fold(self.bytes(&class.data.ty), f64::min)
     }
 
-    fn work(&self, egraph: &EGraph, class: Id, kernel: &Kernel, operands: &[Id]) -> Work {
+    fn kernel(&self, egraph: &EGraph, class: Id, kernel: &Kernel, operands: &[Id]) -> Estimate {
         let ty = |i: usize| &egraph[operands[i]].data.ty;
         let out = &egraph[class].data.ty;
         let read: f64 = operands.iter().map(|id| self.footprint(egraph, *id)).sum();
         let bytes = read + self.bytes(out);
-        let streamed = |per_element: f64| Work {
-            bytes,
-            scalar: per_element * self.elements(out),
-            launches: 1.0,
-            ..Work::default()
-        };
-        let product = |bytes: f64, tensor: f64| Work { bytes, tensor, scalar: 0.0, launches: 1.0 };
+        let streamed = |per_element: f64| self.stream(bytes, per_element * self.elements(out));
         // Elements and scales are both written.
         let quantized = |block: u64, functions: usize| {
             let scales = self.elements(out) / block as f64 * DType::F32.bytes() as f64;
-            Work { bytes: bytes + scales, ..streamed(SPECIAL_FLOPS * functions as f64) }
+            self.stream(bytes + scales, SPECIAL_FLOPS * functions as f64 * self.elements(out))
         };
         match kernel {
             Kernel::Gemm | Kernel::GemmAdd => {
-                let m = tiled(self.size(&rows(ty(0))));
-                product(bytes, 2.0 * m * self.elements(ty(1)))
+                self.product(&rows(ty(0)), [ty(0), ty(1), out], bytes)
             }
-            Kernel::HeadGemm => {
-                let m = tiled(self.size(&ty(0).shape[0]));
-                product(bytes, 2.0 * m * self.elements(ty(1)))
-            }
-            Kernel::GroupedGemm { top_k } => {
-                let [active, rows, idle] = self.routed(ty(1), *top_k);
-                let matrix = self.elements(ty(1)) / self.size(&ty(1).shape[0]).max(1.0);
-                product(bytes - idle, 2.0 * active * rows * matrix)
-            }
+            Kernel::HeadGemm => self.product(&ty(0).shape[0], [ty(0), ty(1), out], bytes),
+            Kernel::GroupedGemm { top_k } => self.grouped([ty(0), ty(1), out], *top_k, bytes),
             Kernel::ScaledGemm { .. } | Kernel::ScaledGemmAdd { .. } => {
-                let m = tiled(self.size(&rows(ty(0))));
-                self.scaled(bytes, 2.0 * m * self.elements(ty(2)))
+                self.product(&rows(ty(0)), [ty(0), ty(2), out], bytes)
             }
             Kernel::ScaledGroupedGemm { top_k, .. } => {
-                let [active, rows, idle] = self.routed(ty(2), *top_k);
-                let matrix = self.elements(ty(2)) / self.size(&ty(2).shape[0]).max(1.0);
-                self.scaled(bytes - idle, 2.0 * active * rows * matrix)
+                self.grouped([ty(0), ty(2), out], *top_k, bytes)
             }
             Kernel::Quantize { block, .. } => quantized(*block, 1),
             Kernel::RmsNormQuantize { block, .. } => quantized(*block, 2),
@@ -154,32 +127,31 @@ impl CostModel {
             Kernel::Attention { parts, .. } => self.attention(egraph, *parts, operands, out),
             Kernel::Pointwise(code) => streamed(SPECIAL_FLOPS * code.len() as f64),
             // Sum and norm are both written.
-            Kernel::AddRmsNorm { sum, .. } => Work {
-                bytes: bytes + self.elements(out) * sum.bytes() as f64,
-                ..streamed(SPECIAL_FLOPS)
-            },
-            // Only the rows looked up are read.
-            Kernel::Gather => {
-                Work { bytes: 2.0 * self.bytes(out) + self.bytes(ty(1)), ..streamed(0.0) }
+            Kernel::AddRmsNorm { sum, .. } => {
+                let sums = self.elements(out) * sum.bytes() as f64;
+                self.stream(bytes + sums, SPECIAL_FLOPS * self.elements(out))
             }
+            // Only the rows looked up are read.
+            Kernel::Gather => self.stream(2.0 * self.bytes(out) + self.bytes(ty(1)), 0.0),
             // Latent and key are read and written, once each.
             Kernel::AppendLatent { .. } => {
                 let rows = self.bytes(ty(1)) + self.bytes(ty(3));
-                let scalar = SPECIAL_FLOPS * (self.elements(ty(1)) + self.elements(ty(3)));
-                Work { bytes: 2.0 * rows + self.bytes(ty(2)), scalar, ..streamed(0.0) }
+                let elements = self.elements(ty(1)) + self.elements(ty(3));
+                self.stream(2.0 * rows + self.bytes(ty(2)), SPECIAL_FLOPS * elements)
             }
-            Kernel::Scatter => Work { bytes: 2.0 * self.bytes(ty(1)), ..streamed(0.0) },
-            Kernel::Concat { .. } => Work { launches: operands.len() as f64, ..streamed(0.0) },
+            Kernel::Scatter => self.stream(2.0 * self.bytes(ty(1)), 0.0),
+            Kernel::Concat { .. } => {
+                let launches = operands.len() as f64;
+                Stream { bytes, flops: 0.0, launches }.estimate(&self.machine)
+            }
             Kernel::TopK { k, .. } => {
-                let compared = self.elements(ty(0)) * *k as f64;
-                Work { scalar: SPECIAL_FLOPS * compared, ..streamed(0.0) }
+                self.stream(bytes, SPECIAL_FLOPS * self.elements(ty(0)) * *k as f64)
             }
             // Experts and weights are both written.
             Kernel::Router(r) => {
-                let compared = self.elements(ty(0)) * r.k as f64;
                 let weights = self.elements(out) * DType::F32.bytes() as f64;
-                let scalar = SPECIAL_FLOPS * compared;
-                Work { bytes: bytes + weights, scalar, ..streamed(0.0) }
+                let compared = self.elements(ty(0)) * r.k as f64;
+                self.stream(bytes + weights, SPECIAL_FLOPS * compared)
             }
             Kernel::Combine => streamed(2.0 * self.size(&ty(0).shape[1])),
             Kernel::RoutePlan { .. }
@@ -192,23 +164,50 @@ impl CostModel {
         }
     }
 
-    /// FP8 products, on tensor cores where those may sum at all.
-    fn scaled(&self, bytes: f64, flops: f64) -> Work {
-        let launches = 1.0;
-        match self.promote_every {
-            Some(1) => Work { bytes, scalar: flops, launches, ..Work::default() },
-            _ => Work { bytes, tensor: flops / FP8_RATE, launches, ..Work::default() },
-        }
+    /// `rows` of `a` times `w`, a matrix or one of each head.
+    fn product(&self, rows: &Dim, [a, w, c]: [&TensorType; 3], bytes: f64) -> Estimate {
+        let [batch, matrix] = match w.shape.len() {
+            3.. => [self.size(&w.shape[0]), self.elements(w) / self.size(&w.shape[0]).max(1.0)],
+            _ => [1.0, self.elements(w)],
+        };
+        self.multiplied(batch, self.size(rows), matrix, [a, w, c], bytes)
     }
 
-    /// Of weights `[E, N, K]`: experts that are chosen, rows of each in whole tiles, and bytes of
-    /// the others, which are not read.
+    /// Rows of tokens times the matrices of their experts.
+    fn grouped(&self, [a, w, c]: [&TensorType; 3], top_k: u64, bytes: f64) -> Estimate {
+        let [active, rows, idle] = self.routed(w, top_k);
+        let matrix = self.elements(w) / self.size(&w.shape[0]).max(1.0);
+        self.multiplied(active, rows, matrix, [a, w, c], bytes - idle)
+    }
+
+    /// Products on tensor cores, or on CUDA cores where the sum of FP8 products may not be left
+    /// to those.
+    fn multiplied(
+        &self,
+        batch: f64,
+        rows: f64,
+        matrix: f64,
+        [a, w, c]: [&TensorType; 3],
+        bytes: f64,
+    ) -> Estimate {
+        let element = a.dtype.bytes() as f64;
+        if a.dtype == DType::F8e4m3 && self.promote_every == Some(1) {
+            return self.stream(bytes, 2.0 * batch * rows * matrix);
+        }
+        let depth = w.shape.last().map_or(1.0, |k| self.size(k)).max(1.0);
+        let (columns, result) = (matrix / depth, c.dtype.bytes() as f64);
+        let product = Product { batch, rows, columns, depth, element, result, bytes };
+        product.estimate(&self.machine, Tiles::OURS)
+    }
+
+    /// Of weights `[E, N, K]`: experts that are chosen, rows of each, and bytes of the others,
+    /// which are not read.
     fn routed(&self, weights: &TensorType, top_k: u64) -> [f64; 3] {
         let experts = &weights.shape[0];
         let active = self.active_experts(experts, top_k);
         let pairs = self.size(&Sym::Tokens.into()) * top_k as f64;
         let matrix = self.bytes(weights) / self.size(experts).max(1.0);
-        [active, tiled(pairs / active), self.bytes(weights) - active * matrix]
+        [active, pairs / active, self.bytes(weights) - active * matrix]
     }
 
     /// Experts that any token of the step chose, expected for even and independent choices.
@@ -218,32 +217,38 @@ impl CostModel {
         (experts * (1.0 - idle)).max(1.0)
     }
 
-    /// Heads that share a key head fill a tile together; a token sees the keys at or before it.
-    fn attention(&self, egraph: &EGraph, parts: usize, operands: &[Id], out: &TensorType) -> Work {
+    /// A token sees the keys at or before it.
+    fn attention(
+        &self,
+        egraph: &EGraph,
+        parts: usize,
+        operands: &[Id],
+        out: &TensorType,
+    ) -> Estimate {
         let ty = |i: usize| &egraph[operands[i]].data.ty;
         let sequences = self.size(&Sym::Sequences.into()).max(1.0);
         let tokens = self.size(&Sym::Tokens.into()) / sequences;
         let past = self.size(&Sym::Past.into()) / sequences;
-        let visible = (past - (tokens - 1.0) / 2.0).max(1.0);
-        let heads = self.size(&out.shape[1]);
-        let products = |rows: &TensorType| {
-            let shared = self.size(&rows.shape[1]).max(1.0);
-            let tile = tiled(tokens * heads / shared) * shared;
-            2.0 * sequences * tile * visible * self.size(&rows.shape[2])
-        };
+        let head = |i: usize| self.size(&ty(i).shape[1]);
+        let width = |i: usize| self.size(&ty(i).shape[2]);
         // Values that are a part of the keys, as in absorbed MLA, are read with them.
         let mut rows: Vec<Id> = operands[parts..].iter().map(|id| egraph.find(*id)).collect();
-        let tensor = (parts..operands.len()).map(|i| products(ty(i))).sum();
         rows.sort_unstable();
         rows.dedup();
         let read: f64 =
             operands[..parts].iter().chain(&rows).map(|id| self.footprint(egraph, *id)).sum();
-        let softmax = sequences * tokens * heads * visible * SPECIAL_FLOPS;
-        Work { bytes: read + self.bytes(out), tensor, scalar: softmax, launches: 1.0 }
+        let attention = Attention {
+            sequences,
+            tokens,
+            visible: (past - (tokens - 1.0) / 2.0).max(1.0),
+            causal: true,
+            heads: self.size(&out.shape[1]),
+            key_heads: (parts..operands.len()).map(head).fold(1.0, f64::max),
+            depth: (0..parts).map(width).sum(),
+            value: width(operands.len() - 1),
+            element: ty(0).dtype.bytes() as f64,
+            bytes: read + self.bytes(out),
+        };
+        attention.estimate(&self.machine)
     }
-}
-
-/// Rows rounded up to whole tiles.
-fn tiled(rows: f64) -> f64 {
-    (rows / TILE_ROWS).ceil().max(1.0) * TILE_ROWS
 }

@@ -1,6 +1,6 @@
 //! Why a plan is what it is: the rules that it depends on and the kernels that it launches.
 
-use crate::cost::CostModel;
+use crate::cost::{CostModel, Estimate};
 use crate::optimize::{Options, Solved, solve};
 use crate::plan::{KernelTable, Planned, plan_function};
 use crate::rules::{Family, Rule};
@@ -74,8 +74,8 @@ pub struct FunctionReport {
 pub struct KernelLine {
     /// Name of the kernel.
     pub kernel: String,
-    /// Predicted seconds.
-    pub seconds: f64,
+    /// What it is predicted to take, by unit.
+    pub cost: Estimate,
     /// What it computes.
     pub computes: String,
 }
@@ -89,16 +89,16 @@ impl FunctionReport {
         kernels: &KernelTable,
     ) -> Self {
         let calls = graph.entries.iter().flat_map(|e| &e.steps);
-        let launches = planned.function.launches.iter().zip(&planned.seconds);
+        let launches = planned.function.launches.iter().zip(&planned.costs);
         let fired = solved.saturation.fired.iter();
         Self {
             name: function.name.clone(),
             calls: calls.filter(|s| graph.functions[s.function].name == function.name).count(),
-            seconds: planned.seconds.iter().sum(),
+            seconds: planned.costs.iter().map(|cost| cost.total).sum(),
             launches: launches
-                .map(|(launch, seconds)| KernelLine {
+                .map(|(launch, cost)| KernelLine {
                     kernel: kernels.name(launch.kernel),
-                    seconds: *seconds,
+                    cost: *cost,
                     computes: launch.computes.clone(),
                 })
                 .collect(),
@@ -172,7 +172,7 @@ impl Contribution {
             let planned = solved.extracted.and_then(|extracted| {
                 plan_function(function, &extracted, cost, &mut KernelTable::default()).ok()
             });
-            planned.map_or(f64::INFINITY, |p| p.seconds.iter().sum())
+            planned.map_or(f64::INFINITY, |p| p.costs.iter().map(|cost| cost.total).sum())
         };
         let mut needed: Vec<(usize, usize)> = report
             .fired
@@ -272,9 +272,13 @@ impl fmt::Display for Explanation {
                 time(*seconds),
                 launches.len()
             )?;
+            let units = Estimate::default().units().map(|(name, _)| format!("{name:>10}"));
+            writeln!(f, "{:>10}{}{:>10}  kernel", "time", units.concat(), "start")?;
             for line in launches {
-                let KernelLine { kernel, seconds, computes } = line;
-                writeln!(f, "{:>10}  {kernel:<16} {computes}", time(*seconds))?;
+                let KernelLine { kernel, cost, computes } = line;
+                let units = cost.units().map(|(_, seconds)| format!("{:>10}", time(seconds)));
+                let (total, start) = (time(cost.total), time(cost.exposed));
+                writeln!(f, "{total:>10}{}{start:>10}  {kernel:<16} {computes}", units.concat())?;
             }
         }
         Ok(())

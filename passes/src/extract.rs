@@ -14,6 +14,7 @@ mod search;
 
 pub(crate) use problem::Problem;
 
+use crate::cost::Estimate;
 use crate::language::{Node, Part};
 use moec_ir::TensorType;
 
@@ -39,8 +40,8 @@ pub(crate) struct ChosenValue {
     pub(crate) weight: Option<Vec<Part>>,
     /// What the source calls it.
     pub(crate) name: Option<String>,
-    /// Predicted seconds.
-    pub(crate) seconds: f64,
+    /// What computing it costs.
+    pub(crate) cost: Estimate,
 }
 
 impl Problem<'_> {
@@ -57,6 +58,6 @@ impl Problem<'_> {
         let sound = choice.filter(|c| instance.order(c).is_some());
         let choice = sound.or_else(|| search::search(instance))?;
         let order = instance.order(&choice)?;
-        Some(self.read_off(instance, &choice, &order))
+        Some(self.read_off(&choice, &order))
     }
 }

@@ -31,7 +31,7 @@
 //! [`verify_plan`], [`explain`], and [`optimize()`], which calls them in turn.
 
 mod build;
-mod cost;
+pub mod cost;
 mod explain;
 mod extract;
 mod language;

@@ -1,7 +1,7 @@
 //! The pass from the graph to the plan, stage by stage.
 
 use crate::build::Built;
-use crate::cost::CostModel;
+use crate::cost::{CostModel, Machine};
 use crate::explain::{self, Explanation, FunctionReport};
 use crate::extract::{Extracted, Problem};
 use crate::language::EGraph;
@@ -86,8 +86,8 @@ pub fn optimize(
     let all = tables::all();
     let rules = enabled(&all, &options.without)?;
     let workload = options.workload.unwrap_or_else(|| default_workload(phase));
-    let cost =
-        CostModel { target: target.clone(), sizes: workload, promote_every: graph.promote_every };
+    let machine = Machine::new(target.clone());
+    let cost = CostModel { machine, sizes: workload, promote_every: graph.promote_every };
     let mut kernels = KernelTable::default();
     let (mut functions, mut reports, mut dump, mut mistakes) =
         (vec![], vec![], String::new(), vec![]);

@@ -15,7 +15,7 @@ mod weights;
 
 pub(crate) use entries::plan_entry;
 
-use crate::cost::CostModel;
+use crate::cost::{CostModel, Estimate};
 use crate::extract::Extracted;
 use indexmap::IndexMap;
 use moec_ir::kernel::KernelSpec;
@@ -59,8 +59,8 @@ impl KernelTable {
 pub(crate) struct Planned {
     /// The launches and their buffers.
     pub(crate) function: PlanFunction,
-    /// Seconds of each launch.
-    pub(crate) seconds: Vec<f64>,
+    /// What each launch costs.
+    pub(crate) costs: Vec<Estimate>,
 }
 
 /// Plans one function.
@@ -88,5 +88,5 @@ pub(crate) fn plan_function(
         workspace,
         launches,
     };
-    Ok(Planned { function, seconds: emitted.seconds })
+    Ok(Planned { function, costs: emitted.costs })
 }

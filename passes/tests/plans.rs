@@ -100,7 +100,9 @@ fn products_of_one_operand_are_one_product_and_sums_join_kernels() {
         let stacked = |name: &str| {
             f.weights.iter().any(|w| w.parts.len() == 2 && w.parts[0].tensor.ends_with(name))
         };
-        assert!(stacked("q_a_proj.weight"), "with kv_a_proj_with_mqa");
+        // In prefill 2,112 columns of bf16 take two waves of tiles, the second half empty; 1,536
+        // and 576 take one each.
+        assert!(stacked("q_a_proj.weight") || phase == Phase::Prefill, "with kv_a_proj_with_mqa");
         assert!(
             stacked("experts.{e}.gate_proj.weight") && stacked("shared_experts.gate_proj.weight")
         );

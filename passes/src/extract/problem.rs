@@ -2,7 +2,7 @@
 
 use super::instance::{Choice, Instance, Way};
 use super::{ChosenValue, Extracted};
-use crate::cost::CostModel;
+use crate::cost::{CostModel, Estimate};
 use crate::language::{EGraph, Node, needs};
 use egg::Id;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Problem<'a> {
     egraph: &'a EGraph,
     names: &'a BTreeMap<Id, String>,
-    /// The classes that kernels can compute, by number, and the node of each way.
-    classes: Vec<(Id, Vec<Node>)>,
+    /// The classes that kernels can compute, by number, and the node and cost of each way.
+    classes: Vec<(Id, Vec<(Node, Estimate)>)>,
     /// The same in numbers; `None` where an output cannot be computed.
     pub(super) instance: Option<Instance>,
     outputs: Vec<Id>,
@@ -26,9 +26,9 @@ impl<'a> Problem<'a> {
         outputs: &[Id],
         cost: &CostModel,
     ) -> Self {
-        let mut costs: BTreeMap<Id, Vec<(&Node, f64)>> = BTreeMap::new();
+        let mut costs: BTreeMap<Id, Vec<(&Node, Estimate)>> = BTreeMap::new();
         for class in egraph.classes() {
-            let mut nodes: Vec<(&Node, f64)> = class
+            let mut nodes: Vec<(&Node, Estimate)> = class
                 .nodes
                 .iter()
                 .filter_map(|n| cost.node(egraph, class.id, n).map(|c| (n, c)))
@@ -43,14 +43,14 @@ impl<'a> Problem<'a> {
         let (mut classes, mut ways) = (vec![], vec![]);
         for id in ordered {
             let usable = costs[&id].iter().filter(|(n, _)| can_compute(egraph, &computable, id, n));
-            let (nodes, own): (Vec<Node>, Vec<Way>) = usable
+            let (nodes, own): (Vec<(Node, Estimate)>, Vec<Way>) = usable
                 .map(|(node, cost)| {
                     let needed = needs(egraph, id, node).iter();
                     let mut operands: Vec<usize> =
                         needed.map(|c| numbers[&egraph.find(*c)]).collect();
                     operands.sort_unstable();
                     operands.dedup();
-                    ((*node).clone(), Way { cost: *cost, operands })
+                    (((*node).clone(), *cost), Way { cost: cost.total, operands })
                 })
                 .unzip();
             classes.push((id, nodes));
@@ -63,17 +63,12 @@ impl<'a> Problem<'a> {
     }
 
     /// The values of a choice, in an order in which they can be computed.
-    pub(super) fn read_off(
-        &self,
-        instance: &Instance,
-        choice: &Choice,
-        order: &[usize],
-    ) -> Extracted {
+    pub(super) fn read_off(&self, choice: &Choice, order: &[usize]) -> Extracted {
         let mut place: BTreeMap<Id, usize> = BTreeMap::new();
         let mut values = vec![];
         for &class in order {
             let (id, nodes) = &self.classes[class];
-            let node = &nodes[choice[class]];
+            let (node, cost) = &nodes[choice[class]];
             let data = &self.egraph[*id].data;
             let needed = needs(self.egraph, *id, node).iter();
             let operands = needed.map(|c| place[&self.egraph.find(*c)]).collect();
@@ -84,7 +79,7 @@ impl<'a> Problem<'a> {
                 ty: data.ty.clone(),
                 weight: data.weight.clone(),
                 name: self.names.get(id).cloned(),
-                seconds: instance.ways[class][choice[class]].cost,
+                cost: *cost,
             });
         }
         let outputs = self.outputs.iter().map(|id| place[id]).collect();
@@ -93,7 +88,7 @@ impl<'a> Problem<'a> {
 }
 
 /// The classes that kernels can compute.
-fn computable(egraph: &EGraph, costs: &BTreeMap<Id, Vec<(&Node, f64)>>) -> BTreeSet<Id> {
+fn computable(egraph: &EGraph, costs: &BTreeMap<Id, Vec<(&Node, Estimate)>>) -> BTreeSet<Id> {
     let mut known: BTreeSet<Id> = BTreeSet::new();
     loop {
         let before = known.len();
@@ -117,7 +112,7 @@ fn can_compute(egraph: &EGraph, known: &BTreeSet<Id>, class: Id, node: &Node) ->
 /// makes the fixed point quick.
 fn reachable(
     egraph: &EGraph,
-    costs: &BTreeMap<Id, Vec<(&Node, f64)>>,
+    costs: &BTreeMap<Id, Vec<(&Node, Estimate)>>,
     computable: &BTreeSet<Id>,
     outputs: &[Id],
 ) -> BTreeMap<Id, usize> {

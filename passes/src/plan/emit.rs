@@ -5,7 +5,7 @@ use super::homes;
 use super::labels::labels;
 use super::place::{Place, Root};
 use super::weights::Weights;
-use crate::cost::CostModel;
+use crate::cost::{CostModel, Estimate};
 use crate::extract::Extracted;
 use crate::language::{Kernel, Term};
 use indexmap::IndexSet;
@@ -24,8 +24,8 @@ pub(super) struct RawLaunch {
 /// The launches of a function.
 pub(super) struct Emitted {
     pub(super) launches: Vec<RawLaunch>,
-    /// Seconds of each launch.
-    pub(super) seconds: Vec<f64>,
+    /// What each launch costs.
+    pub(super) costs: Vec<Estimate>,
     /// Bytes of each temporary.
     pub(super) temps: Vec<Dim>,
     pub(super) weights: Vec<Weight>,
@@ -62,7 +62,7 @@ pub(super) fn emit(
     });
     let out = Emitted {
         launches: vec![],
-        seconds: vec![],
+        costs: vec![],
         temps,
         weights: weights.describe(function),
         tables: IndexSet::new(),
@@ -156,26 +156,37 @@ impl Emitter<'_> {
 
     /// Launches a copy.
     pub(super) fn copy(&mut self, from: &Place, to: &Place, value: usize) {
-        let seconds = self.cost.copy_seconds(self.ty(value));
+        let cost = self.cost.copy(self.ty(value));
         let spec = super::kernels::pointwise(&[from], to, vec![Scalar::Input(0)]);
         let computes = format!("copy of {}", self.labels[value]).trim_end_matches(" of ").into();
-        self.push(spec, &[from, to], seconds, computes);
+        self.push(spec, &[from, to], cost, computes);
     }
 
-    fn push(&mut self, spec: KernelSpec, operands: &[&Place], seconds: f64, computes: String) {
+    fn push(&mut self, spec: KernelSpec, operands: &[&Place], cost: Estimate, computes: String) {
         self.out.launches.push(RawLaunch {
             kernel: self.kernels.intern(spec),
             operands: operands.iter().map(|p| (p.root, p.offset)).collect(),
             computes,
         });
-        self.out.seconds.push(seconds);
+        self.out.costs.push(cost);
     }
 
     /// Launches the kernel that computes a value.
     pub(super) fn launch(&mut self, value: usize, spec: KernelSpec, operands: &[&Place]) {
-        let seconds = self.extracted.values[value].seconds;
+        let cost = self.extracted.values[value].cost;
+        self.launch_at(cost, value, spec, operands);
+    }
+
+    /// Launches a kernel that has a share in computing a value, at a cost of its own.
+    pub(super) fn launch_at(
+        &mut self,
+        cost: Estimate,
+        value: usize,
+        spec: KernelSpec,
+        operands: &[&Place],
+    ) {
         let computes = self.labels[value].clone();
-        self.push(spec, operands, seconds, computes);
+        self.push(spec, operands, cost, computes);
     }
 
     /// Where a kernel writes a value, in the shape in which it writes it. Must be followed by

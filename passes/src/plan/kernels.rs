@@ -279,7 +279,8 @@ impl Emitter<'_> {
                 log_sums: log_sums.view(),
                 out: out.view(),
             };
-            self.launch(value, spec, &[partial, log_sums, &out]);
+            let merge = self.cost.merge(self.ty(value), chunks);
+            self.launch_at(merge, value, spec, &[partial, log_sums, &out]);
         }
         self.written(value)
     }
@@ -302,7 +303,7 @@ impl Emitter<'_> {
         }
         let blocks = tokens * heads.div_ceil(HEADS);
         let keys = sizes.past / sizes.sequences.max(1);
-        (u64::from(self.cost.target.sms) / blocks).min(keys / FEWEST).max(1)
+        (u64::from(self.cost.machine.target.sms) / blocks).min(keys / FEWEST).max(1)
     }
 
     fn lookup(&mut self, value: usize, operands: &[usize]) -> Done {

@@ -7,7 +7,7 @@ mod models;
 
 use super::{Family, Rule, all};
 use crate::build::Built;
-use crate::cost::CostModel;
+use crate::cost::{CostModel, Machine};
 use crate::extract::Problem;
 use crate::language::{Attr, EGraph, Node, Types};
 use crate::pattern::{Names, Pattern, Rewriter, Value};
@@ -161,7 +161,7 @@ fn saturation_keeps_to_its_limits() {
     // What one round finds is enough to compile.
     let cost = CostModel {
         promote_every: None,
-        target: Target::named("h800").expect("a target"),
+        machine: Machine::new(Target::named("h800").expect("a target")),
         sizes: Sizes { tokens: 1, past: 1, sequences: 1 },
     };
     let outputs = built.outputs(function);
