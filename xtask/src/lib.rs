@@ -15,7 +15,8 @@
 //! In reading order: [`tools`] (where tools lie), [`requirements`] (what the build needs and which Debian
 //! package gives it), [`setup`] (installs what is missing), [`checks`] (format, lints, tests), [`demo`],
 //! [`bench`](mod@bench), [`ptxas`] (verifies PTX files),
-//! [`sass`] (what the loops of machine code are made of), [`sass_report`] (that of DeepSeek-V3's kernels).
+//! [`sass`] (what the loops of machine code are made of), [`sass_report`] (that of DeepSeek-V3's kernels),
+//! [`validate_model`] (predicted beside published times).
 
 pub mod bench;
 pub mod checks;
@@ -26,3 +27,4 @@ pub mod sass;
 pub mod sass_report;
 pub mod setup;
 pub mod tools;
+pub mod validate_model;

@@ -87,6 +87,12 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Write docs/model-report.md: predicted beside published times, and what the model does not cover.
+    ValidateModel {
+        /// Compare with the committed page instead of writing it.
+        #[arg(long)]
+        check: bool,
+    },
     /// Print the shell completions of `moec` (builds it first).
     ///
     /// For example: cargo xtask completions bash > ~/.local/share/bash-completion/completions/moec
@@ -126,6 +132,10 @@ fn run(command: Command) -> Result<()> {
         }
         Command::SassReport { check } => {
             let text = xtask::sass_report::run(&root, check)?;
+            Ok(io::stdout().write_all(text.as_bytes())?)
+        }
+        Command::ValidateModel { check } => {
+            let text = xtask::validate_model::run(&root, check)?;
             Ok(io::stdout().write_all(text.as_bytes())?)
         }
         Command::Completions { shell } => {
