@@ -167,7 +167,7 @@ fn attention_of_many_tokens_runs_on_tensor_cores() {
         let options = Options::default();
         generate_kernel(&case.spec, case.step(), &target, "kernel", options).unwrap()
     };
-    for case in cases::packed_attentions() {
+    for case in cases::packed_attentions().into_iter().chain(cases::paged_attentions()) {
         let KernelSpec::Attention { q, v, .. } = &case.spec else { panic!("{}", case.name) };
         let code = code(&case);
         let maps: Vec<usize> = code.geometry.tensor_maps.iter().map(|map| map.operand).collect();
@@ -185,7 +185,7 @@ fn attention_of_many_tokens_runs_on_tensor_cores() {
         assert_eq!(products(&format!("m64n{value}k16")).min(with_values), with_values);
         assert!(code.ptx.contains("cp.async.bulk.tensor."), "{}", case.name);
     }
-    // Rows of a cache, odd sizes and float32 are for other kernels.
+    // Rows anywhere in a cache, odd sizes and float32 are for other kernels.
     for case in cases::attentions() {
         assert!(!code(&case).ptx.contains("wgmma"), "{}", case.name);
     }

@@ -67,6 +67,23 @@ fn every_router_is_one_kernel() {
     }
 }
 
+/// Keys and values come by tensor copies, from a cache in pages too.
+#[test]
+fn prefill_attends_on_tensor_cores() {
+    for example in EXAMPLES {
+        let mut plan = plan(&graph(&source(example)), Phase::Prefill);
+        plan.kernels.retain(|kernel| kernel.spec.family() == "attention");
+        let generated = moec_codegen::generate(&plan, Default::default()).unwrap();
+        assert!(!plan.kernels.is_empty(), "{example}");
+        for kernel in generated.plan.kernels {
+            let KernelSpec::Attention { q, .. } = &kernel.spec else { panic!("{example}") };
+            let maps = kernel.geometry.unwrap().tensor_maps;
+            assert_eq!(maps.len(), 2 * q.len() + 1, "{example}: {}", kernel.spec.family());
+        }
+        assert!(generated.ptx.contains("wgmma.mma_async"), "{example}");
+    }
+}
+
 /// What MLA remembers is normed and rotated on its way into the cache.
 #[test]
 fn a_latent_is_appended_by_one_kernel() {

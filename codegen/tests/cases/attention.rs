@@ -161,6 +161,25 @@ pub(crate) fn packed_attentions() -> Vec<Case> {
     ]
 }
 
+/// Those that tensor cores compute in prefill from a paged cache.
+pub(crate) fn paged_attentions() -> Vec<Case> {
+    let paged = |rows: u64, mut case: Case| {
+        let KernelSpec::Attention { page, .. } = &mut case.spec else { return case };
+        *page = Some(rows);
+        case
+    };
+    vec![
+        plain("paged mixtral", 70, 8, &[(128, 2)], (128, 2), Bf16),
+        plain("paged qwen3", 130, 8, &[(128, 1)], (128, 1), DType::F16),
+        plain("paged mla", 64, 4, &[(128, 4), (64, 1)], (128, 4), Bf16),
+        plain("paged gemma", 70, 4, &[(256, 2)], (256, 2), Bf16),
+        plain("paged three parts", 140, 3, &[(72, 3), (8, 1), (40, 1)], (200, 3), Bf16),
+        plain("paged tiny", 40, 4, &[(16, 2)], (16, 2), Bf16),
+        paged(32, plain("paged by 32", 100, 2, &[(64, 1)], (64, 1), Bf16)),
+        paged(256, plain("paged by 256", 100, 2, &[(64, 2)], (64, 1), Bf16)),
+    ]
+}
+
 pub(crate) fn attentions() -> Vec<Case> {
     vec![
         plain("decode absorbed mla", 1, 128, &[(512, 1), (64, 1)], (512, 1), Bf16),
@@ -172,9 +191,7 @@ pub(crate) fn attentions() -> Vec<Case> {
         plain("decode tiny", 1, 3, &[(7, 1)], (5, 3), Bf16),
         slices("decode slices", 2),
         plain("prefill absorbed mla", 64, 16, &[(512, 1), (64, 1)], (512, 1), Bf16),
-        plain("prefill mla", 64, 16, &[(128, 16), (64, 1)], (128, 16), Bf16),
-        plain("prefill mixtral", 70, 32, &[(128, 8)], (128, 8), Bf16),
-        plain("prefill gemma", 70, 4, &[(256, 2)], (256, 2), Bf16),
+        plain("prefill float32", 70, 32, &[(128, 8)], (128, 8), F32),
         plain("prefill 48", 20, 6, &[(48, 2)], (48, 2), F32),
         plain("prefill uneven", 30, 12, &[(24, 4), (10, 2)], (36, 6), F32),
         plain("prefill tiny", 5, 3, &[(7, 1)], (5, 3), Bf16),

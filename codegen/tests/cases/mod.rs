@@ -7,7 +7,7 @@ mod routing;
 mod scaled;
 
 pub(crate) use attention::{
-    attentions, attentions_in_chunks, latent_attentions, packed_attentions,
+    attentions, attentions_in_chunks, latent_attentions, packed_attentions, paged_attentions,
 };
 pub(crate) use gradients::weight_gradients;
 pub(crate) use masked::{masked, scaled_masked};
@@ -416,6 +416,7 @@ pub(crate) fn all() -> Vec<Case> {
         attentions_in_chunks,
         latent_attentions,
         packed_attentions,
+        paged_attentions,
         top_ks,
         routers,
         route_plans,

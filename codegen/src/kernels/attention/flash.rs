@@ -7,11 +7,15 @@
 //! the values of the one before are added, and the weights of a block while the values of the one
 //! before still are. CTAs whose tokens see most keys come first.
 //!
+//! Keys and values may lie in pages: the rows of a block come from as many places, and those of
+//! values that no sequence owns are cleared before they are multiplied.
+//!
 //! In reading order: `layout` (sizes of blocks, shared memory), `rows` (which keys a token sees),
-//! `consumer` (the products).
+//! `pages` (where rows lie, which are nobody's), `consumer` (the products).
 
 mod consumer;
 mod layout;
+mod pages;
 mod rows;
 
 use super::{Operands, Problem};
@@ -44,15 +48,17 @@ impl Flash {
         let dtype = problem.v.dtype;
         let inputs = || problem.q.iter().chain(&problem.k).chain([&problem.v]);
         let multiplied = matches!(dtype, DType::Bf16 | DType::F16);
-        // A copy reads whole blocks: what follows the last key must be known to be the end.
-        let bounded = inputs().all(|view| view.shape[0].constant().is_none());
+        // A copy reads whole blocks: what follows the last key must be known to be the end, or of
+        // the same page.
+        let bounded = |view: &View| view.shape[0].constant().is_none();
+        let bounded = match problem.page {
+            Some(_) => problem.q.iter().all(bounded),
+            None => inputs().all(bounded),
+        };
         let stored = problem.out.strides[2] == 1 && problem.value.is_multiple_of(8);
-        if problem.page.is_some()
-            || !multiplied
-            || !bounded
-            || !stored
-            || inputs().any(|view| view.dtype != dtype)
-        {
+        let paged = problem.page.is_none_or(|page| page >= pages::FEWEST_ROWS);
+        let alike = inputs().all(|view| view.dtype == dtype);
+        if !paged || !multiplied || !bounded || !stored || !alike {
             return None;
         }
         // The greatest score times the factor is the greatest of the products.
@@ -61,7 +67,7 @@ impl Flash {
         }
         let layout = Layout::new(problem, target)?;
         let parts = problem.q.len();
-        let rows = |at: usize| if at < parts { ROWS } else { layout.keys };
+        let rows = |at: usize| if at < parts { ROWS } else { layout.copied };
         let tensor_maps = inputs()
             .enumerate()
             .map(|(at, view)| tensor_map(at, &by_head(view), rows(at)))
@@ -91,6 +97,9 @@ struct Cta<'k, 'd> {
     /// Keys that some token sees lie from here on, in so many blocks.
     first_key: I32<'k>,
     blocks: I32<'k>,
+    end: I32<'k>,
+    /// Where keys lie in pages: before here, each is seen by some token.
+    dense_end: Option<I32<'k>>,
 }
 
 impl Design for Flash {
@@ -113,7 +122,8 @@ impl Design for Flash {
         let n_tokens = b.size(self.problem.tokens());
         let tiles = n_tokens.div_ceil(ROWS as i32);
         let first_token = (tiles - 1 - b.cta(1)) * ROWS as i32;
-        let seen = Span::of_cta(b, &operands, first_token, n_tokens);
+        let spans = Span::of_lane(b, &operands, first_token, n_tokens);
+        let seen = Span::around(b, &spans);
         let cta = Cta {
             b,
             design: self,
@@ -124,6 +134,8 @@ impl Design for Flash {
             n_tokens,
             first_key: seen.first,
             blocks: (seen.end - seen.first).div_ceil(self.layout.keys as i32),
+            end: seen.end,
+            dense_end: self.problem.page.map(|_| pages::dense_end(b, &spans)),
         };
         cta.prepare();
         let consumers = b.i32(CONSUMERS * u64::from(WARPGROUP));
@@ -170,10 +182,10 @@ impl<'k> Cta<'k, '_> {
         b.mbarrier_expect(full, layout.queries_bytes());
         for part in 0..parts {
             let to = self.at(layout.queries(part));
-            self.copy(part, to, layout.parts[part].panels, ROWS, self.first_token, full);
+            self.copy(part, to, layout.parts[part].panels, &[self.first_token], full);
         }
         b.for_loop(b.i32(0), self.blocks, b.i32(1), (), |block, ()| {
-            let row = self.first_key + block * layout.keys as i32;
+            let rows = self.rows_of(block);
             let (stage, parity) = (block % STAGES as i32, block / STAGES as i32 % 2);
             let barriers = |first: u64| {
                 let at = stage * 8;
@@ -184,35 +196,31 @@ impl<'k> Cta<'k, '_> {
             b.mbarrier_expect(full, layout.keys_bytes());
             for part in 0..parts {
                 let to = self.at(layout.keys_at(part)) + stage * layout.keys_bytes() as i32;
-                self.copy(parts + part, to, layout.parts[part].panels, layout.keys, row, full);
+                self.copy(parts + part, to, layout.parts[part].panels, &rows, full);
             }
             let (full, empty) = barriers(STAGES);
             b.mbarrier_wait(empty, parity ^ 1);
             b.mbarrier_expect(full, layout.values_bytes());
             let to = self.at(layout.values_at()) + stage * layout.values_bytes() as i32;
-            self.copy(2 * parts, to, layout.value.panels, layout.keys, row, full);
+            self.copy(2 * parts, to, layout.value.panels, &rows, full);
         });
     }
 
-    /// Copies rows of an operand, 64 elements of each at a time.
-    fn copy(
-        &self,
-        operand: usize,
-        to: I32<'k>,
-        panels: u64,
-        rows: u64,
-        row: I32<'k>,
-        full: I32<'k>,
-    ) {
+    /// Copies rows of an operand, 64 elements of each at a time: as many from each of `rows` as its
+    /// tensor map has.
+    fn copy(&self, operand: usize, to: I32<'k>, panels: u64, rows: &[I32<'k>], full: I32<'k>) {
         let (b, problem) = (self.b, &self.design.problem);
         let map = b.tensor_map(operand);
         let view = problem.q.iter().chain(&problem.k).chain([&problem.v]).nth(operand);
         let head = view.map_or(b.i32(0), |view| problem.head_of(b, view, self.head));
         let heads = view.is_some_and(|view| !view.shape[1].is_one());
+        let copied = if operand < problem.q.len() { ROWS } else { self.design.layout.copied };
         for panel in 0..panels {
             let column = b.i32(panel * layout::PANEL);
-            let at = if heads { vec![column, row, head] } else { vec![column, row] };
-            b.tensor_copy(to + (panel * layout::panel_bytes(rows)) as i32, map, &at, full);
+            for (number, &row) in (panel * rows.len() as u64..).zip(rows) {
+                let at = if heads { vec![column, row, head] } else { vec![column, row] };
+                b.tensor_copy(to + (number * layout::panel_bytes(copied)) as i32, map, &at, full);
+            }
         }
     }
 }

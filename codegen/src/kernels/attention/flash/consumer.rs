@@ -9,7 +9,7 @@ use crate::builder::{F32, I32, I64, wgmma};
 
 /// A warpgroup of 64 tokens.
 pub(super) struct Consumer<'k, 'c, 'd> {
-    cta: &'c Cta<'k, 'd>,
+    pub(super) cta: &'c Cta<'k, 'd>,
     /// The first row of the warpgroup's queries in shared memory: the same in all lanes.
     first_row: I32<'k>,
     /// The upper of this thread's two tokens.
@@ -75,6 +75,7 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
                 self.step(block, State::from_flat(state)).flat()
             });
         let State { softmax, sums, weights } = State::from_flat(state);
+        self.clear_gaps(self.cta.blocks - 1);
         let weights = b.hold(&weights);
         let sums = b.wgmma_fence(&sums);
         let sums = self.add_values(self.cta.blocks - 1, &weights, sums);
@@ -85,10 +86,11 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
     /// A block's scores, while the values of the one before are added.
     fn step(&self, block: I32<'k>, state: State<'k>) -> State<'k> {
         let b = self.cta.b;
+        let before = block - 1;
+        self.clear_gaps(before);
         let weights = b.hold(&state.weights);
         let sums = b.wgmma_fence(&state.sums);
         let scores = self.scores(block);
-        let before = block - 1;
         let sums = self.add_values(before, &weights, sums);
         let scores = b.wgmma_wait(1, &scores);
         self.release(block, 0);
@@ -167,12 +169,12 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
         sums
     }
 
-    fn stage(&self, block: I32<'k>) -> I32<'k> {
+    pub(super) fn stage(&self, block: I32<'k>) -> I32<'k> {
         block % STAGES as i32
     }
 
     /// Waits until a block of keys (`first` is 0) or values (`STAGES`) has come.
-    fn wait(&self, block: I32<'k>, first: u64) {
+    pub(super) fn wait(&self, block: I32<'k>, first: u64) {
         let (b, layout) = (self.cta.b, &self.cta.design.layout);
         let full = self.cta.at(layout.full(first)) + self.stage(block) * 8;
         b.mbarrier_wait(full, block / STAGES as i32 % 2);

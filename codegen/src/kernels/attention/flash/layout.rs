@@ -45,6 +45,8 @@ pub(super) fn panel_bytes(rows: u64) -> u64 {
 pub(super) struct Layout {
     /// Keys of a block.
     pub(super) keys: u64,
+    /// Those of them that are copied at once: they belong to one page.
+    pub(super) copied: u64,
     pub(super) parts: Vec<Columns>,
     pub(super) value: Columns,
 }
@@ -60,7 +62,10 @@ impl Layout {
                 && held <= HELD
                 && layout.shared_bytes() <= u64::from(target.shared_per_cta)
         };
-        let layout = |keys: u64| Self { keys, parts: parts.clone(), value };
+        let layout = |keys: u64| {
+            let copied = problem.page.map_or(keys, |page| page.min(keys));
+            Self { keys, copied, parts: parts.clone(), value }
+        };
         [128, 64, 32].map(layout).into_iter().find(fits)
     }
 

@@ -19,16 +19,21 @@ impl<'k> Span<'k> {
         Self { first, end: first + count }
     }
 
-    /// All between the first and the last that tokens of a CTA see.
-    pub(super) fn of_cta(
+    /// Those of the tokens of a CTA that this lane looks at: each 32nd.
+    pub(super) fn of_lane(
         b: &'k Builder<'k>,
         operands: &Operands<'k>,
         first_token: I32<'k>,
         n_tokens: I32<'k>,
-    ) -> Self {
+    ) -> Vec<Self> {
         let rows = (0..ROWS / 32).map(|i| first_token + b.lane() + b.i32(32 * i));
-        let spans = rows.map(|token| Self::of_token(operands, token, n_tokens));
-        let both = spans.reduce(|a, b| Self { first: a.first.min(b.first), end: a.end.max(b.end) });
+        rows.map(|token| Self::of_token(operands, token, n_tokens)).collect()
+    }
+
+    /// All between the first and the last of those that the lanes of a warp look at.
+    pub(super) fn around(b: &'k Builder<'k>, spans: &[Self]) -> Self {
+        let union = |a: Self, b: Self| Self { first: a.first.min(b.first), end: a.end.max(b.end) };
+        let both = spans.iter().copied().reduce(union);
         let own = both.unwrap_or(Self { first: b.i32(0), end: b.i32(0) });
         Self { first: own.first.warp_min(), end: own.end.warp_max() }
     }
