@@ -13,7 +13,7 @@
 //!
 //! In reading order: [`dim`], [`dtype`] and [`e4m3`] (what a tensor's type is made of), [`graph`]
 //! (the mathematics), [`kernel`] (what one launch can compute), [`plan`] (the program of
-//! launches), [`target`] (the machine), [`diagnostic`] (how mistakes are told).
+//! launches), [`target`] and [`ranks`] (the machines), [`diagnostic`] (how mistakes are told).
 
 pub mod diagnostic;
 pub mod dim;
@@ -22,6 +22,7 @@ pub mod e4m3;
 pub mod graph;
 pub mod kernel;
 pub mod plan;
+pub mod ranks;
 pub mod real;
 pub mod target;
 
@@ -31,5 +32,6 @@ pub use dtype::{DType, ScaleFormat};
 pub use graph::{Function, Graph, Node, NodeId, Op, TensorType};
 pub use kernel::KernelSpec;
 pub use plan::{Phase, Plan};
+pub use ranks::{Ranks, RanksError};
 pub use real::Real;
 pub use target::Target;
