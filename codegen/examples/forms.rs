@@ -65,6 +65,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let launches = specs.iter().enumerate().map(|(kernel, (what, _))| Launch {
         kernel,
         operands: vec![],
+        of_group: false,
         computes: what.clone(),
     });
     let function = PlanFunction {
@@ -87,6 +88,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         context: CAPACITY,
         target: Target::named("h800").ok_or("no target")?,
         phase: Phase::Prefill,
+        ranks: None,
+        symmetric: vec![],
         workload: Sizes { tokens: CAPACITY, past: CAPACITY, sequences: 1 },
         kernels: kernels.collect(),
         functions: vec![function],

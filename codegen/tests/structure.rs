@@ -31,6 +31,8 @@ fn plan(phase: Phase) -> Plan {
         context: 4096,
         target: Target::named("h800").unwrap(),
         phase,
+        ranks: None,
+        symmetric: vec![],
         workload: Sizes { tokens: 48, past: 100, sequences: 2 },
         kernels: cases::all().into_iter().enumerate().map(case).collect(),
         functions: vec![],

@@ -7,6 +7,10 @@
 //! `B` as three 32-bit integers, then the tensor maps that its geometry lists
 //! ([`crate::plan::TensorMap`]).
 
+pub mod exchange;
+
+pub use exchange::{Exchange, SpreadExperts};
+
 use crate::graph::{BinaryFn, Groups, ReduceFn, UnaryFn};
 use crate::{DType, Dim, Real, ScaleFormat};
 use serde::{Deserialize, Serialize};
@@ -203,6 +207,22 @@ pub enum KernelSpec {
         /// Number of experts.
         n_experts: u64,
     },
+    /// Tells the ranks of a group which experts this rank's tokens chose, and hears the same of
+    /// them ([`exchange`]). Operands: chosen, weight, group, then [`exchange::Region::Routes`] and
+    /// [`exchange::Region::Chosen`]. `group`: [`crate::plan::Buffer::Group`].
+    ExchangeRoutes {
+        /// What is exchanged.
+        exchange: Exchange,
+        /// `[T, k]` i32
+        chosen: View,
+        /// `[T, k]`
+        weight: View,
+    },
+    /// A layer's routed experts, spread over a group of ranks: `out[t, n] = sum_j weight[t, j] *
+    /// (second[chosen[t, j]] f(first[chosen[t, j]] x[t]))[n] (+ adds...)`, each product rounded to
+    /// its type ([`exchange`]). Operands: x, \[x_scale\], chosen, weight, first, \[its scale\],
+    /// second, \[its scale\], adds.., out, group, then all [`exchange::Region`]s.
+    SpreadExperts(Box<SpreadExperts>),
     /// `out[t, n] = sum_j y[t, j, n] * weight[t, j] (+ adds...)`. Operands: y, weight, adds.., out.
     Combine {
         /// `[T, k, N]`
@@ -510,6 +530,8 @@ impl KernelSpec {
             Self::ScaledMaskedGemm { .. } => "scaled_masked_gemm",
             Self::WeightGradient { .. } => "weight_gradient",
             Self::RoutePlan { .. } => "route_plan",
+            Self::ExchangeRoutes { .. } => "exchange_routes",
+            Self::SpreadExperts(_) => "spread_experts",
             Self::Combine { .. } => "combine",
             Self::RmsNorm { .. } => "rms_norm",
             Self::Pointwise { .. } => "pointwise",

@@ -11,13 +11,13 @@ pub use geometry::{Extent, Geometry, TensorMap};
 
 use crate::graph::{Rotary, ValueId};
 use crate::kernel::KernelSpec;
-use crate::{DType, Dim, Sizes, Sym, Target};
+use crate::{DType, Dim, Ranks, Sizes, Sym, Target};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
 /// Version of the artefact's format; the runtime refuses others.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// Rows of a page of a cache: FlashMLA's (csrc/sm90/decode/dense, `PAGE_BLOCK_SIZE`), and the rows
 /// of one block of keys on tensor cores.
@@ -75,6 +75,14 @@ pub struct Plan {
     pub target: Target,
     /// What a step does.
     pub phase: Phase,
+    /// The ranks that share the experts, where there are several: each runs this plan on its own
+    /// tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<Ranks>,
+    /// Memory that all ranks have at the same place of their symmetric memory, and that one
+    /// reaches on another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub symmetric: Vec<Symmetric>,
     /// The step for which costs were weighed; the plan is right for any other too.
     pub workload: Sizes,
     /// The distinct kernels.
@@ -83,6 +91,16 @@ pub struct Plan {
     pub functions: Vec<PlanFunction>,
     /// What can be run.
     pub entries: Vec<PlanEntry>,
+}
+
+/// Memory that all ranks of a group have at the same place; zero at the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Symmetric {
+    /// For people.
+    pub name: String,
+    /// Its bytes; `T` stands for the most tokens that a rank has in any step, which is fixed when
+    /// memory is reserved.
+    pub bytes: Dim,
 }
 
 /// A kernel and how it is launched.
@@ -125,6 +143,10 @@ pub struct Weight {
     pub dtype: DType,
     /// Number of experts where each has tensors of its own (`{e}` in the names); else 1.
     pub outer: u64,
+    /// Whether these are a rank's own experts: those from rank times `outer` on, of
+    /// ranks times `outer`. The shapes of tensors that hold all experts are theirs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spread: bool,
     /// The tensors, in order along `rows`.
     pub parts: Vec<WeightPart>,
 }
@@ -188,6 +210,10 @@ pub struct Launch {
     pub kernel: usize,
     /// What each pointer parameter holds, in the spec's order.
     pub operands: Vec<Operand>,
+    /// Whether its `T` is the most tokens that any rank has in a step (see [`Symmetric`]), instead
+    /// of this rank's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_group: bool,
     /// Which values of the source it computes, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub computes: String,
@@ -220,6 +246,13 @@ pub enum Buffer {
     Table(usize),
     /// What the runtime says of the step's tokens.
     Step(StepInput),
+    /// [`Plan::symmetric`]
+    Symmetric(usize),
+    /// What the runtime says of the group, i64 `[2 + P]`: this rank, the most tokens that any rank
+    /// has in a step, and for each rank of this node what to add to an address of this rank's
+    /// symmetric memory for the same place of that rank's; 0 for ranks of other nodes, which
+    /// addresses do not reach.
+    Group,
 }
 
 /// What the runtime says of the tokens of a step; all i32.

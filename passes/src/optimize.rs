@@ -115,6 +115,8 @@ pub fn optimize(
         context: graph.context,
         target: target.clone(),
         phase,
+        ranks: None,
+        symmetric: vec![],
         workload,
         kernels: kernels.finish(),
         functions,

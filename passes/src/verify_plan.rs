@@ -5,7 +5,8 @@
 //! tables. Sizes that stay symbolic are compared at some steps of different shapes. Not seen:
 //! races within a kernel, and rows of caches (no plan knows how many there are).
 
-use moec_ir::kernel::{KernelSpec, View};
+use moec_ir::kernel::exchange::Region;
+use moec_ir::kernel::{Exchange, KernelSpec, SpreadExperts, View};
 use moec_ir::plan::{Buffer, Launch, Operand, PlanFunction};
 use moec_ir::{Dim, Plan, Sizes};
 use std::collections::BTreeSet;
@@ -64,6 +65,10 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
     let write = |view| Access { view: Some(view), plain: None, writes: true };
     let step = || Access { view: None, plain: None, writes: false };
     let index = |n: Dim| Access { view: None, plain: Some((n, 4)), writes: false };
+    let region = |exchange: &Exchange, region| {
+        let bytes = exchange.region_bytes(region);
+        Access { view: None, plain: Some((bytes, 1)), writes: true }
+    };
     match spec {
         KernelSpec::Gemm { a, w, add, c } => {
             [read(a), read(w)].into_iter().chain(add.iter().map(read)).chain([write(c)]).collect()
@@ -102,6 +107,20 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
         KernelSpec::RoutePlan { chosen, n_experts } => {
             let route = Dim::product(&chosen.shape) + Dim::from(n_experts + 1);
             vec![read(chosen), Access { writes: true, ..index(route) }]
+        }
+        KernelSpec::ExchangeRoutes { exchange, chosen, weight } => {
+            let regions = [Region::Routes, Region::Chosen].map(|r| region(exchange, r));
+            [read(chosen), read(weight), step()].into_iter().chain(regions).collect()
+        }
+        KernelSpec::SpreadExperts(experts) => {
+            let SpreadExperts { exchange, x, x_scale, chosen, weight, first, second, .. } =
+                &**experts;
+            let rows = [x].into_iter().chain(x_scale).chain([chosen, weight]);
+            let matrices =
+                [first, second].into_iter().flat_map(|m| [&m.w].into_iter().chain(&m.scale));
+            let reads = rows.chain(matrices).chain(&experts.adds).map(read);
+            let regions = Region::ALL.map(|r| region(exchange, r));
+            reads.chain([write(&experts.out), step()]).chain(regions).collect()
         }
         KernelSpec::Combine { y, weight, adds, out } => {
             let adds = adds.iter().map(read);
@@ -195,6 +214,7 @@ impl Checker<'_> {
         let buffer = operand.buffer;
         let writable =
             matches!(buffer, Buffer::Output(_) | Buffer::Workspace(_) | Buffer::Cache(_));
+        let writable = writable || matches!(buffer, Buffer::Symmetric(_));
         if access.writes && !writable {
             return Some(format!("writes to {buffer:?}"));
         }
@@ -231,7 +251,12 @@ impl Checker<'_> {
                 Some(weight.parts.iter().map(one).sum::<u64>() * weight.dtype.bytes())
             }
             Buffer::Step(s) => Some(s.elements().eval(sizes) * 4),
-            Buffer::Input(_) | Buffer::Output(_) | Buffer::Cache(_) | Buffer::Table(_) => None,
+            Buffer::Symmetric(i) => Some(self.plan.symmetric.get(i)?.bytes.eval(sizes)),
+            Buffer::Input(_)
+            | Buffer::Output(_)
+            | Buffer::Cache(_)
+            | Buffer::Table(_)
+            | Buffer::Group => None,
         }
     }
 

@@ -157,6 +157,7 @@ fn experts_parts_and_rows_lie_in_that_order() {
     let weight = Weight {
         dtype: DType::F32,
         outer: 2,
+        spread: false,
         parts: vec![
             part("l.{i}.e.{e}.gate", &[1, 2]),
             part("l.{i}.stacked", &[2, 1, 2]),

@@ -123,6 +123,14 @@ fn views(spec: &KernelSpec) -> Vec<(&View, usize)> {
             factors.into_iter().chain([(dw, 3)]).collect()
         }
         KernelSpec::RoutePlan { chosen, .. } => vec![(chosen, 2)],
+        KernelSpec::ExchangeRoutes { chosen, weight, .. } => vec![(chosen, 2), (weight, 2)],
+        KernelSpec::SpreadExperts(experts) => {
+            let rows = [&experts.x, &experts.chosen, &experts.weight, &experts.out];
+            let rows = rows.into_iter().chain(&experts.x_scale).chain(&experts.adds);
+            let matrices = [&experts.first, &experts.second].into_iter();
+            let matrices = matrices.flat_map(|m| [&m.w].into_iter().chain(&m.scale));
+            rows.map(|v| (v, 2)).chain(matrices.map(|v| (v, 3))).collect()
+        }
         KernelSpec::Combine { y, weight, adds, out } => {
             let rest = [weight, out].into_iter().chain(adds).map(|v| (v, 2));
             [(y, 3)].into_iter().chain(rest).collect()

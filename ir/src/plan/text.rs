@@ -22,6 +22,12 @@ impl fmt::Display for Plan {
         let w = &self.workload;
         write!(f, "plan {} {} on {}, ", self.model, self.phase, self.target.name)?;
         writeln!(f, "weighed for T={} S={} B={}\n", w.tokens, w.past, w.sequences)?;
+        if let Some(ranks) = self.ranks {
+            writeln!(f, "on each of {ranks}")?;
+        }
+        for (i, symmetric) in self.symmetric.iter().enumerate() {
+            writeln!(f, "symmetric {i} {}: {} bytes", symmetric.name, symmetric.bytes)?;
+        }
         for kernel in &self.kernels {
             writeln!(f, "kernel {}: {}", kernel.name, parameters(&kernel.spec))?;
             if let Some(g) = &kernel.geometry {
@@ -63,7 +69,8 @@ impl Plan {
             };
             let parts: Vec<String> = weight.parts.iter().map(part).collect();
             let parts = parts.join(", ");
-            writeln!(f, "  weight {i}: {} [{}; {parts}]", weight.dtype, weight.outer)?;
+            let of_rank = if weight.spread { " of each rank" } else { "" };
+            writeln!(f, "  weight {i}: {} [{}{of_rank}; {parts}]", weight.dtype, weight.outer)?;
         }
         for (i, cache) in function.caches.iter().enumerate() {
             writeln!(f, "  cache {i} {}: {} [{}]", cache.name, cache.dtype, cache.row)?;
@@ -97,6 +104,8 @@ impl fmt::Display for Operand {
             Buffer::Cache(i) => write!(f, "cache {i}")?,
             Buffer::Table(i) => write!(f, "table {i}")?,
             Buffer::Step(input) => write!(f, "{input:?}")?,
+            Buffer::Symmetric(i) => write!(f, "symmetric {i}")?,
+            Buffer::Group => write!(f, "group")?,
         }
         if self.offset == Dim::from(0) { Ok(()) } else { write!(f, " + {}", self.offset) }
     }

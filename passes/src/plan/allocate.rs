@@ -95,6 +95,7 @@ fn address(launch: &RawLaunch, slot_of: &[usize]) -> Launch {
     Launch {
         kernel: launch.kernel,
         operands: operands.collect(),
+        of_group: false,
         computes: launch.computes.clone(),
     }
 }

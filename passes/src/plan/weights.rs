@@ -65,6 +65,7 @@ impl Weights {
                 Weight {
                     dtype: stack[0].scaled.map_or(first.dtype, |s| s.dtype),
                     outer: outer.unwrap_or(1),
+                    spread: false,
                     parts: stack.iter().map(|p| part(function, p)).collect(),
                 }
             })

@@ -30,6 +30,9 @@ pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
             panic!("no plan has rows of fixed capacity")
         }
         KernelSpec::WeightGradient { .. } => panic!("no plan has gradients"),
+        KernelSpec::ExchangeRoutes { .. } | KernelSpec::SpreadExperts(_) => {
+            panic!("no plan of one rank exchanges anything")
+        }
         KernelSpec::RoutePlan { chosen, n_experts } => route(m, chosen, *n_experts as usize),
         KernelSpec::Combine { y, weight, adds, out } => combine(m, y, weight, adds, out),
         KernelSpec::RmsNorm { x, residual, weight, out, eps } => {

@@ -66,8 +66,9 @@ fn check_function(plan: &Plan, function: &PlanFunction, faults: &mut Vec<String>
                 Buffer::Weight(i) => ("weight", i, function.weights.len()),
                 Buffer::Cache(i) => ("cache", i, function.caches.len()),
                 Buffer::Table(i) => ("table", i, function.tables.len()),
+                Buffer::Symmetric(i) => ("symmetric buffer", i, plan.symmetric.len()),
                 // The caller's side is checked by `check_entry`.
-                Buffer::Input(_) | Buffer::Output(_) | Buffer::Step(_) => continue,
+                Buffer::Input(_) | Buffer::Output(_) | Buffer::Step(_) | Buffer::Group => continue,
             };
             if index >= count {
                 faults.push(format!("{place}: there is no {what} {index} of {count}"));

@@ -31,6 +31,10 @@ pub(super) fn load(
     let plans: Vec<&Plan> = artefact.phases.values().map(|c| &c.plan).collect();
     for plan in &plans {
         validate(plan)?;
+        if let Some(ranks) = plan.ranks {
+            let message = format!("the artefact is for {ranks}, and this is one device");
+            return fail(Diagnostic::error("E1004", message).help("build it for one rank"));
+        }
     }
     let (context, vocab) = agree(&plans)?;
     Demand::of_plans(plans.iter().copied()).check(checkpoint, &artefact.model)?;

@@ -186,6 +186,8 @@ fn fixed(buffer: Buffer, call: &Call, addresses: &Addresses) -> u64 {
         Buffer::Step(input) => addresses.step_inputs[number(input)],
         // `run_loaded` has resolved these.
         Buffer::Input(_) | Buffer::Output(_) => 0,
+        // `load` has refused plans of several ranks.
+        Buffer::Symmetric(_) | Buffer::Group => 0,
     }
 }
 

@@ -45,12 +45,13 @@ fn weight(names: &[(&str, u64)]) -> Weight {
         shape: vec![rows, 1],
         scale: None,
     };
-    Weight { dtype: DType::F32, outer: 1, parts: names.iter().map(part).collect() }
+    Weight { dtype: DType::F32, outer: 1, spread: false, parts: names.iter().map(part).collect() }
 }
 
 fn launch(kernel: usize, buffers: &[Buffer]) -> Launch {
     let operand = |&buffer: &Buffer| Operand { buffer, offset: Dim::from(0) };
-    Launch { kernel, operands: buffers.iter().map(operand).collect(), computes: "a value".into() }
+    let operands = buffers.iter().map(operand).collect();
+    Launch { kernel, operands, of_group: false, computes: "a value".into() }
 }
 
 fn function(name: &str, launches: Vec<Launch>) -> PlanFunction {
@@ -134,6 +135,8 @@ fn plan(phase: Phase) -> Plan {
         context: 12,
         target: Target::named("h800").unwrap(),
         phase,
+        ranks: None,
+        symmetric: vec![],
         workload: Sizes { tokens: 1, past: 1, sequences: 1 },
         kernels: vec![
             kernel("gather_0", 1),
