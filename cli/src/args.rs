@@ -3,7 +3,7 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
-use moec_ir::{Phase, Target};
+use moec_ir::{Phase, Ranks, Target};
 use std::path::PathBuf;
 
 /// Compiles models of the MoE / MLA family to PTX for Hopper GPUs, and runs them.
@@ -123,6 +123,13 @@ pub(crate) struct CompileArgs {
     /// The GPU to compile for; the file's first `target` section, else h800, if not given.
     #[arg(long, value_parser = targets())]
     pub(crate) target: Option<Target>,
+    /// GPUs that share the experts; what the file's `parallel` section says, else 1, if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) ranks: Option<u32>,
+    /// GPUs of a node, which reach each other over NVLink; others do over the network.
+    #[arg(long, value_name = "N", default_value_t = Ranks::PER_NODE)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) ranks_per_node: u32,
     /// Switches a rewrite rule off, by name (see `moec rules`); may be repeated.
     #[arg(long, value_name = "NAME")]
     pub(crate) without_rule: Vec<String>,

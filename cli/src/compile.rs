@@ -3,7 +3,7 @@
 use crate::args::CompileArgs;
 use moec_codegen::Generated;
 use moec_frontend::{Ast, Model};
-use moec_ir::{Diagnostic, Graph, Phase, Sizes, Target};
+use moec_ir::{Diagnostic, Graph, Phase, Ranks, Sizes, Target};
 use moec_passes::Optimized;
 use moec_runtime::{Artefact, Compiled, artefact};
 use std::collections::BTreeMap;
@@ -75,10 +75,12 @@ pub(crate) fn compile(
     after!(Stage::Lowered(&graph));
 
     let target = target(&request.args, &model);
+    let ranks = ranks(&request.args, &model)?;
     let mut phases = BTreeMap::new();
     for &phase in &request.phases {
         let options = moec_passes::Options {
             workload: Some(workload(&request.args, phase)),
+            ranks,
             without: request.args.without_rule.clone(),
             explain: request.explain,
             ..Default::default()
@@ -134,6 +136,23 @@ fn workload(args: &CompileArgs, phase: Phase) -> Sizes {
         Phase::Decode => sequences,
     };
     Sizes { tokens, past, sequences }
+}
+
+/// The ranks asked for, else those that the file spreads experts over.
+fn ranks(args: &CompileArgs, model: &Model) -> Result<Option<Ranks>, Vec<Diagnostic>> {
+    let section = model.parallel.experts;
+    let Some(count) = args.ranks.map(u64::from).or(section.map(|s| s.count)) else {
+        return Ok(None);
+    };
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    Ranks::new(count, args.ranks_per_node).map(Some).map_err(|why| {
+        let mistake = Diagnostic::error("E0810", why.to_string());
+        let mistake = match section.filter(|_| args.ranks.is_none()) {
+            Some(section) => mistake.at(section.span, "asked for here"),
+            None => mistake,
+        };
+        vec![mistake.help("give --ranks and --ranks-per-node so that nodes are full")]
+    })
 }
 
 /// The target asked for, as the file describes it where it does; else the first that the file

@@ -13,6 +13,7 @@ mod estimate;
 mod machine;
 mod memory;
 mod product;
+mod spread;
 
 pub use attention::Attention;
 pub use communication::{Exchange, Traffic, Transfer};
@@ -23,7 +24,7 @@ pub use product::{Product, Tiles};
 
 use crate::language::{EGraph, Kernel, Node, Term, is_laid_out, rows};
 use egg::Id;
-use moec_ir::{DType, Dim, Op, Sizes, Sym, TensorType};
+use moec_ir::{DType, Dim, Op, Ranks, Sizes, Sym, TensorType};
 
 /// float32 operations that a special function (`ex2`, `rcp`, a comparison chain) stands for.
 const SPECIAL_FLOPS: f64 = 4.0;
@@ -35,6 +36,8 @@ pub(crate) struct CostModel {
     pub(crate) machine: Machine,
     /// The step.
     pub(crate) sizes: Sizes,
+    /// The ranks that share experts, where there are several.
+    pub(crate) ranks: Option<Ranks>,
     /// FP8 products that tensor cores may sum ([`moec_ir::Graph::promote_every`]).
     pub(crate) promote_every: Option<u64>,
 }
@@ -153,6 +156,7 @@ impl CostModel {
                 let compared = self.elements(ty(0)) * r.k as f64;
                 self.stream(bytes + weights, SPECIAL_FLOPS * compared)
             }
+            Kernel::SpreadExperts(spread) => self.spread_experts(egraph, spread, operands, out),
             Kernel::Combine => streamed(2.0 * self.size(&ty(0).shape[1])),
             Kernel::RoutePlan { .. }
             | Kernel::RmsNorm { .. }

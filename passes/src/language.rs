@@ -116,6 +116,10 @@ pub(crate) enum Kernel {
     },
     /// `(y, weight, adds..)`: [`Op::Combine`] and sums.
     Combine,
+    /// `(x, [x scale], chosen, weight, w, [w scale], v, [v scale], adds..)`: rows that are sent to
+    /// the ranks of their experts, multiplied by `w`, by a function of elements and by `v` there,
+    /// and what comes of them collected, combined and added to.
+    SpreadExperts(Box<Spread>),
     /// `(x, w)`
     RmsNorm {
         /// Added to the mean of squares.
@@ -178,6 +182,62 @@ pub(crate) enum Kernel {
         /// Axis along which sizes add up.
         axis: usize,
     },
+}
+
+/// What experts do that are spread over ranks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Spread {
+    /// Experts chosen per token.
+    pub(crate) top_k: u64,
+    /// All experts.
+    pub(crate) n_experts: u64,
+    /// The function of elements in between.
+    pub(crate) code: Vec<Scalar>,
+    /// First column of each of its inputs in what the first product gives.
+    pub(crate) inputs: Vec<u64>,
+    /// How its result is quantised, where it is.
+    pub(crate) quantized: Option<(u64, ScaleFormat)>,
+    /// Rows and columns of a block of each product's weights, where it is of FP8.
+    pub(crate) blocks: [Option<[u64; 2]>; 2],
+    /// A row of what the first product gives.
+    pub(crate) hidden: (u64, DType),
+    /// A row of what the second product reads.
+    pub(crate) middle: (u64, DType),
+    /// A row of what the second product gives.
+    pub(crate) result: (u64, DType),
+}
+
+impl Spread {
+    /// Where the operands stand that are there or not: `x scale`, `w`, `w scale`, `v`, `v scale`,
+    /// and the first of `adds`; `chosen` and `weight` stand before `w`.
+    pub(crate) fn places(&self) -> SpreadPlaces {
+        let [first, second] = self.blocks.map(|block| usize::from(block.is_some()));
+        let w = 3 + first;
+        let v = w + 1 + first;
+        SpreadPlaces {
+            x_scale: (first == 1).then_some(1),
+            chosen: 1 + first,
+            weight: 2 + first,
+            w,
+            w_scale: (first == 1).then_some(w + 1),
+            v,
+            v_scale: (second == 1).then_some(v + 1),
+            adds: v + 1 + second,
+        }
+    }
+}
+
+/// See [`Spread::places`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SpreadPlaces {
+    pub(crate) x_scale: Option<usize>,
+    pub(crate) chosen: usize,
+    pub(crate) weight: usize,
+    pub(crate) w: usize,
+    pub(crate) w_scale: Option<usize>,
+    pub(crate) v: usize,
+    pub(crate) v_scale: Option<usize>,
+    pub(crate) adds: usize,
 }
 
 /// What a router does with its logits.

@@ -40,6 +40,7 @@ mod pattern;
 mod plan;
 mod rules;
 mod saturate;
+mod spread;
 mod verify_plan;
 
 pub use explain::{Explanation, KernelLine, RuleStep};

@@ -10,7 +10,7 @@ use crate::rules::{self as tables, Family, Rule};
 use crate::saturate::{Limits, Saturation, saturate};
 use crate::verify_plan::verify_plan;
 use moec_ir::plan::FORMAT;
-use moec_ir::{Diagnostic, Function, Graph, Op, Phase, Plan, Sizes, Target, graph};
+use moec_ir::{Diagnostic, Function, Graph, Op, Phase, Plan, Ranks, Sizes, Target, graph};
 use std::fmt::Write as _;
 
 /// What can be asked of the optimizer.
@@ -18,6 +18,8 @@ use std::fmt::Write as _;
 pub struct Options {
     /// The step for which costs are weighed; [`default_workload`] of the phase if not given.
     pub workload: Option<Sizes>,
+    /// The ranks that share the experts; one if not given.
+    pub ranks: Option<Ranks>,
     /// Names of rules that are not applied.
     pub without: Vec<String>,
     /// When saturation stops at the latest.
@@ -83,11 +85,20 @@ pub fn optimize(
             |fault| Diagnostic::error("E0804", format!("the graph is not well formed: {fault}"));
         return Err(faults.into_iter().map(tell).collect());
     }
+    let spread;
+    let ranks = options.ranks.filter(|r| !r.is_one());
+    let graph = match ranks {
+        Some(ranks) => {
+            spread = crate::spread::spread(graph, ranks)?;
+            &spread
+        }
+        None => graph,
+    };
     let all = tables::all();
     let rules = enabled(&all, &options.without)?;
     let workload = options.workload.unwrap_or_else(|| default_workload(phase));
     let machine = Machine::new(target.clone());
-    let cost = CostModel { machine, sizes: workload, promote_every: graph.promote_every };
+    let cost = CostModel { machine, sizes: workload, ranks, promote_every: graph.promote_every };
     let mut kernels = KernelTable::default();
     let (mut functions, mut reports, mut dump, mut mistakes) =
         (vec![], vec![], String::new(), vec![]);
@@ -115,8 +126,8 @@ pub fn optimize(
         context: graph.context,
         target: target.clone(),
         phase,
-        ranks: None,
-        symmetric: vec![],
+        ranks: cost.ranks,
+        symmetric: kernels.shared_memory(),
         workload,
         kernels: kernels.finish(),
         functions,
@@ -205,6 +216,10 @@ fn no_kernel(function: &Function, built: &Built, cost: &CostModel) -> Diagnostic
         Op::Scores | Op::CausalSoftmax | Op::Mix => {
             "attention kernels compute `mix(causal_softmax(scale * scores(q, k)), v)`, where the \
              scores may be a sum of several, and nothing in between"
+        }
+        Op::Dispatch | Op::Collect | Op::Combine => {
+            "experts of several ranks compute `second(f(slices of first(x)))`, where `f` is a \
+             function of each element; use one rank for others"
         }
         _ => "switch the lowering rule of this operation on again",
     })

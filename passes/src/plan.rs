@@ -17,9 +17,10 @@ pub(crate) use entries::plan_entry;
 
 use crate::cost::{CostModel, Estimate};
 use crate::extract::Extracted;
-use indexmap::IndexMap;
-use moec_ir::kernel::KernelSpec;
-use moec_ir::plan::{Kernel, PlanCache, PlanFunction};
+use indexmap::{IndexMap, IndexSet};
+use moec_ir::kernel::exchange::Region;
+use moec_ir::kernel::{Exchange, KernelSpec};
+use moec_ir::plan::{Kernel, PlanCache, PlanFunction, Symmetric};
 use moec_ir::{Diagnostic, Function};
 use std::collections::BTreeMap;
 
@@ -28,6 +29,8 @@ use std::collections::BTreeMap;
 pub(crate) struct KernelTable {
     kernels: IndexMap<KernelSpec, String>,
     counts: BTreeMap<&'static str, usize>,
+    /// What ranks exchange; each has all regions, one after the other.
+    exchanges: IndexSet<Exchange>,
 }
 
 impl KernelTable {
@@ -45,6 +48,22 @@ impl KernelTable {
     /// The name of a kernel.
     pub(crate) fn name(&self, kernel: usize) -> String {
         self.kernels.get_index(kernel).map(|(_, name)| name.clone()).unwrap_or_default()
+    }
+
+    /// The number of a region of an exchange among the memory that ranks share.
+    pub(crate) fn symmetric(&mut self, exchange: &Exchange, region: Region) -> usize {
+        let (at, _) = self.exchanges.insert_full(exchange.clone());
+        at * Region::ALL.len() + region as usize
+    }
+
+    /// The memory that ranks share.
+    pub(crate) fn shared_memory(&self) -> Vec<Symmetric> {
+        let regions = self.exchanges.iter().flat_map(|e| Region::ALL.map(|r| (e, r)));
+        let described = |(exchange, region): (&Exchange, Region)| Symmetric {
+            name: region.name().to_owned(),
+            bytes: exchange.region_bytes(region),
+        };
+        regions.map(described).collect()
     }
 
     /// The kernels, in order.

@@ -7,6 +7,7 @@
 mod algebra;
 mod attention;
 mod conditions;
+mod exchange;
 mod fusion;
 mod layout;
 mod lowering;

@@ -245,8 +245,13 @@ impl Checker<'_> {
             Buffer::Weight(i) => {
                 let weight = self.function.weights.get(i)?;
                 let one = |p: &moec_ir::plan::WeightPart| {
-                    let per_expert = p.tensor.contains("{e}");
-                    p.shape.iter().product::<u64>() * if per_expert { weight.outer } else { 1 }
+                    let elements: u64 = p.shape.iter().product();
+                    match p.tensor.contains("{e}") {
+                        true => elements * weight.outer,
+                        // Of a tensor of all experts a rank has its own.
+                        false if weight.spread => elements / p.shape[0].max(1) * weight.outer,
+                        false => elements,
+                    }
                 };
                 Some(weight.parts.iter().map(one).sum::<u64>() * weight.dtype.bytes())
             }

@@ -122,6 +122,13 @@ pub enum Op {
     },
     /// `x [T, E], chosen [T, k] -> [T, k]`.
     Pick,
+
+    /// `x [T, K..], chosen [T, k] -> [T, K..]`: the same rows, each at the ranks of its token's
+    /// experts (DeepSeek-V3 3.2.2). Of one rank the value itself.
+    Dispatch,
+    /// `y [T, k, N], chosen [T, k] -> [T, k, N]`: the same rows, back at their token's rank from
+    /// those of its experts (DeepSeek-V3 3.2.2). Of one rank the value itself.
+    Collect,
 }
 
 /// Group-limited selection (DeepSeek-V2 2.2.2, DeepSeek-V3 2.1.2).

@@ -82,6 +82,13 @@ pub fn infer(op: &Op, operands: &[&[Dim]], own: Option<&[Dim]>) -> Result<Shape,
             attention(op, operands)
         }
         Op::TopK { k, groups } => top_k(*k, groups.as_ref(), operands[0]),
+        Op::Dispatch | Op::Collect => {
+            let (x, chosen) = (operands[0], operands[1]);
+            need_rank(op, x, 1, "rows")?;
+            need_rank_exactly(op, chosen, 2, "indices")?;
+            same("rows", x.first(), "rows of indices", chosen.first())?;
+            Ok(x.to_vec())
+        }
         Op::Pick => {
             need_rank_exactly(op, operands[0], 2, "values")?;
             need_rank_exactly(op, operands[1], 2, "indices")?;

@@ -102,7 +102,7 @@ fn verify_node(function: &Function, at: usize) -> Result<(), String> {
 
 fn verify_dtypes(op: &Op, operands: &[&TensorType], result: DType) -> Result<(), String> {
     let index_at = match op {
-        Op::Lookup | Op::Pick => Some(1),
+        Op::Lookup | Op::Pick | Op::Dispatch | Op::Collect => Some(1),
         Op::ExpertLinear => Some(2),
         _ => None,
     };
@@ -115,6 +115,7 @@ fn verify_dtypes(op: &Op, operands: &[&TensorType], result: DType) -> Result<(),
     let wanted = match op {
         Op::Quantize { .. } => Some(DType::F8e4m3),
         Op::BlockScale { .. } => Some(DType::F32),
+        Op::Dispatch | Op::Collect => operands.first().map(|rows| rows.dtype),
         _ => None,
     };
     if let Some(wanted) = wanted.filter(|w| *w != result) {

@@ -1,6 +1,6 @@
 //! Operations as names and attributes: what patterns match and dumps show.
 
-use super::{Kernel, Node, Term};
+use super::{Kernel, Node, Spread, Term};
 use moec_ir::graph::shape::show;
 use moec_ir::graph::{BinaryFn, Groups, ReduceFn, Rotary, UnaryFn};
 use moec_ir::kernel::Scalar;
@@ -132,6 +132,8 @@ fn op_name(op: &Op) -> &'static str {
         Op::Mix => "mix",
         Op::TopK { .. } => "top_k",
         Op::Pick => "pick",
+        Op::Dispatch => "dispatch",
+        Op::Collect => "collect",
     }
 }
 
@@ -192,6 +194,8 @@ fn op_from_parts(name: &str, attrs: &[Attr]) -> Option<Op> {
         ("mix", []) => Op::Mix,
         ("top_k", [Attr::Int(k), Attr::Groups(g)]) => Op::TopK { k: *k, groups: *g },
         ("pick", []) => Op::Pick,
+        ("dispatch", []) => Op::Dispatch,
+        ("collect", []) => Op::Collect,
         (_, []) => {
             let unary = UNARY.iter().find(|(_, n)| *n == name).map(|(f, _)| Op::Unary(*f));
             let binary = || BINARY.iter().find(|(_, n)| *n == name).map(|(f, _)| Op::Binary(*f));
@@ -218,6 +222,7 @@ impl Kernel {
             Self::ScaledGroupedGemm { .. } => "@scaled_grouped_gemm",
             Self::RoutePlan { .. } => "@route_plan",
             Self::Combine => "@combine",
+            Self::SpreadExperts(_) => "@spread_experts",
             Self::RmsNorm { .. } => "@rms_norm",
             Self::AddRmsNorm { .. } => "@add_rms_norm",
             Self::Pointwise(_) => "@pointwise",
@@ -256,6 +261,10 @@ impl Kernel {
                 vec![Attr::Int(*top_k), Attr::Int(*rows), Attr::Int(*columns)]
             }
             Self::RoutePlan { n_experts } => vec![Attr::Int(*n_experts)],
+            Self::SpreadExperts(spread) => {
+                let Spread { top_k, n_experts, code, .. } = spread.as_ref();
+                vec![Attr::Code(code.clone()), Attr::Int(*top_k), Attr::Int(*n_experts)]
+            }
             Self::RmsNorm { eps } => vec![Attr::Real(*eps)],
             Self::AddRmsNorm { eps, sum } => vec![Attr::Real(*eps), Attr::DType(*sum)],
             Self::Pointwise(code) => vec![Attr::Code(code.clone())],

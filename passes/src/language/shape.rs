@@ -75,6 +75,13 @@ fn kernel_shape(kernel: &Kernel, shapes: &[&[Dim]]) -> Result<Vec<Dim>, String> 
             Ok(vec![Dim::product(first(shapes)?) + Dim::from(n_experts + 1)])
         }
         Kernel::Combine => of(&Op::Combine, 2),
+        Kernel::SpreadExperts(spread) => {
+            let matrices = shapes.get(spread.places().v).filter(|v| v.len() == 3);
+            match (shapes, matrices) {
+                ([x, ..], Some(v)) if !x.is_empty() => Ok(vec![x[0].clone(), v[1].clone()]),
+                _ => Err("`@spread_experts` takes rows, routes and matrices".into()),
+            }
+        }
         Kernel::AddRmsNorm { .. } | Kernel::RmsNorm { .. } => Ok(first(shapes)?.to_vec()),
         Kernel::Pointwise(_) | Kernel::PointwiseQuantize { .. } => {
             shapes.iter().try_fold(vec![], |shape, operand| broadcast(&shape, operand))

@@ -88,6 +88,8 @@ fn address(launch: &RawLaunch, slot_of: &[usize]) -> Launch {
             Root::Cache(i) => Buffer::Cache(i),
             Root::Table(i) => Buffer::Table(i),
             Root::Step(s) => Buffer::Step(s),
+            Root::Symmetric(i) => Buffer::Symmetric(i),
+            Root::Group => Buffer::Group,
             Root::Temp(i) => Buffer::Workspace(slot_of[i]),
         },
         offset: Dim::from(*offset),
@@ -95,7 +97,7 @@ fn address(launch: &RawLaunch, slot_of: &[usize]) -> Launch {
     Launch {
         kernel: launch.kernel,
         operands: operands.collect(),
-        of_group: false,
+        of_group: launch.of_group,
         computes: launch.computes.clone(),
     }
 }

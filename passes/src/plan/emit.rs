@@ -9,15 +9,18 @@ use crate::cost::{CostModel, Estimate};
 use crate::extract::Extracted;
 use crate::language::{Kernel, Term};
 use indexmap::IndexSet;
-use moec_ir::kernel::{KernelSpec, Scalar};
+use moec_ir::kernel::exchange::Region;
+use moec_ir::kernel::{Exchange, KernelSpec, Scalar};
 use moec_ir::plan::{Table, Weight};
-use moec_ir::{Diagnostic, Dim, Function, Op, TensorType};
+use moec_ir::{Diagnostic, Dim, Function, Op, Ranks, TensorType};
 
 /// A launch before temporaries share memory.
 pub(super) struct RawLaunch {
     pub(super) kernel: usize,
     /// Buffer, and bytes from its start.
     pub(super) operands: Vec<(Root, u64)>,
+    /// Whether its `T` is the group's.
+    pub(super) of_group: bool,
     pub(super) computes: String,
 }
 
@@ -64,7 +67,7 @@ pub(super) fn emit(
         launches: vec![],
         costs: vec![],
         temps,
-        weights: weights.describe(function),
+        weights: weights.describe(function, cost.ranks.unwrap_or(Ranks::ONE)),
         tables: IndexSet::new(),
     };
     let n = extracted.values.len();
@@ -166,6 +169,7 @@ impl Emitter<'_> {
         self.out.launches.push(RawLaunch {
             kernel: self.kernels.intern(spec),
             operands: operands.iter().map(|p| (p.root, p.offset)).collect(),
+            of_group: false,
             computes,
         });
         self.out.costs.push(cost);
@@ -187,6 +191,19 @@ impl Emitter<'_> {
     ) {
         let computes = self.labels[value].clone();
         self.push(spec, operands, cost, computes);
+    }
+
+    /// Launches a kernel on the tokens of all ranks, whose cost is another launch's.
+    pub(super) fn launch_of_group(&mut self, value: usize, spec: KernelSpec, operands: &[&Place]) {
+        self.launch_at(Estimate::default(), value, spec, operands);
+        if let Some(launch) = self.out.launches.last_mut() {
+            launch.of_group = true;
+        }
+    }
+
+    /// The number of a region that ranks share.
+    pub(super) fn symmetric(&mut self, exchange: &Exchange, region: Region) -> usize {
+        self.kernels.symmetric(exchange, region)
     }
 
     /// Where a kernel writes a value, in the shape in which it writes it. Must be followed by

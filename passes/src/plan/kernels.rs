@@ -11,6 +11,7 @@ use moec_ir::{DType, Diagnostic, Dim, Real, TensorType};
 mod caches;
 mod routing;
 mod scaled;
+mod spread;
 
 /// Rows of a table whose length no plan knows: a cache.
 const UNKNOWN_ROWS: u64 = i32::MAX as u64;
@@ -75,6 +76,7 @@ impl Emitter<'_> {
             Kernel::RoutePlan { n_experts } => self.route_plan(value, *n_experts, operands),
             Kernel::Router(router) => self.router(value, router, operands),
             Kernel::Combine => self.combine(value, operands),
+            Kernel::SpreadExperts(spread) => self.spread_experts(value, spread, operands),
             Kernel::RmsNorm { eps } => self.rms_norm(value, *eps, operands),
             Kernel::AddRmsNorm { eps, .. } => self.add_rms_norm(value, *eps, operands),
             Kernel::Pointwise(code) => self.pointwise(value, code, operands),

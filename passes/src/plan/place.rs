@@ -19,6 +19,10 @@ pub(super) enum Root {
     Table(usize),
     /// What the runtime says of the step.
     Step(StepInput),
+    /// Memory that ranks share.
+    Symmetric(usize),
+    /// What the runtime says of the group.
+    Group,
     /// A temporary of its own.
     Temp(usize),
 }

@@ -1,15 +1,17 @@
 //! Weights as they lie on the device.
 
 use super::place::{Place, Root};
-use crate::extract::Extracted;
-use crate::language::{Part, Term, row_axis};
+use crate::extract::{ChosenValue, Extracted};
+use crate::language::{Kernel, Part, Term, row_axis};
 use moec_ir::plan::{PartScale, Weight, WeightPart};
-use moec_ir::{Function, TensorType};
+use moec_ir::{Function, Ranks, TensorType};
 
 /// The weights that a function reads: each parameter lies in one place only, alone or stacked.
 pub(super) struct Weights {
     /// Parameters of each weight, stacked along their rows.
     stacks: Vec<Vec<Part>>,
+    /// Those of which a rank has its own experts alone.
+    spread: Vec<Vec<Part>>,
 }
 
 impl Weights {
@@ -26,7 +28,7 @@ impl Weights {
         stacks.dedup();
         let all = stacks.clone();
         stacks.retain(|s| !all.iter().any(|whole| whole != s && begin_of(s, whole).is_some()));
-        Self { stacks }
+        Self { stacks, spread: spread(extracted) }
     }
 
     /// Where a stack of parameters lies.
@@ -55,22 +57,39 @@ impl Weights {
         Place::dense(Root::Weight(at), &whole)
     }
 
-    /// The plan's description of each.
-    pub(super) fn describe(&self, function: &Function) -> Vec<Weight> {
+    /// The plan's description of each, on one of so many ranks.
+    pub(super) fn describe(&self, function: &Function, ranks: Ranks) -> Vec<Weight> {
         self.stacks
             .iter()
             .map(|stack| {
                 let first = &function.params[stack[0].param].ty;
                 let outer = if first.shape.len() >= 3 { first.shape[0].constant() } else { None };
+                let outer = outer.unwrap_or(1);
+                let spread = self.spread.iter().any(|parts| begin_of(parts, stack).is_some());
+                let of = if spread { u64::from(ranks.count()).max(1) } else { 1 };
                 Weight {
                     dtype: stack[0].scaled.map_or(first.dtype, |s| s.dtype),
-                    outer: outer.unwrap_or(1),
-                    spread: false,
+                    outer: outer / of,
+                    spread,
                     parts: stack.iter().map(|p| part(function, p)).collect(),
                 }
             })
             .collect()
     }
+}
+
+/// The parameters of experts that are spread over ranks.
+fn spread(extracted: &Extracted) -> Vec<Vec<Part>> {
+    let of = |value: &ChosenValue| match &value.node.term {
+        Term::Kernel(Kernel::SpreadExperts(spread)) => {
+            let at = spread.places();
+            let matrices = [Some(at.w), at.w_scale, Some(at.v), at.v_scale].into_iter().flatten();
+            matrices.map(|i| value.operands[i]).collect()
+        }
+        _ => vec![],
+    };
+    let matrices = extracted.values.iter().flat_map(of);
+    matrices.filter_map(|i: usize| extracted.values[i].weight.clone()).collect()
 }
 
 /// Where a run of parameters begins in another.

@@ -60,6 +60,12 @@ pub(super) fn table() -> Vec<Rule> {
             &["expert_linear"],
             sharing::share_operand,
         ),
+        // Half the bytes cross to other ranks (DeepSeek-V3 3.3.3).
+        Rule::equation(
+            "quantise-before-dispatch",
+            "dispatch(dequantize[1, b](q, s), c) => \
+             dequantize[1, b](dispatch(q, c), dispatch(s, c))",
+        ),
         // Blocks of rows stay whole where each weight but the last ends with one.
         Rule::function(
             "dequantise-weights-together",

@@ -1,7 +1,7 @@
 //! What one kernel can do at once.
 
 use super::conditions::{experts_per_token, number_of_experts, same_elements, same_shape};
-use super::{Rule, pointwise, routing, scaled};
+use super::{Rule, exchange, pointwise, routing, scaled};
 use crate::language::{Kernel, Node, Term};
 use crate::pattern::Rewriter;
 use egg::Id;
@@ -92,6 +92,15 @@ pub(super) fn table() -> Vec<Rule> {
              @append_latent_rounded[eps, r, b, f](cache, c, w, k)",
         )
         .when(same_elements, &["cache", "x"]),
+        // Tokens go to the ranks of their experts and come back while others are multiplied
+        // (DeepSeek-V3 3.2.2).
+        Rule::function(
+            "send-rows-while-experts-compute",
+            "@combine(collect(v[c] f(slices of w[c] dispatch(x, c)), c), weight, ..) => \
+             @spread_experts[f, k, n](x, c, weight, w, v, ..)",
+            &["@combine"],
+            exchange::spread_experts,
+        ),
         // f(g(x), y): what is computed element by element stays in registers.
         Rule::function(
             "pointwise-in-one-pass",

@@ -160,6 +160,7 @@ fn saturation_keeps_to_its_limits() {
     assert!(!saturation.saturated && saturation.iterations == 1);
     // What one round finds is enough to compile.
     let cost = CostModel {
+        ranks: None,
         promote_every: None,
         machine: Machine::new(Target::named("h800").expect("a target")),
         sizes: Sizes { tokens: 1, past: 1, sequences: 1 },

@@ -79,6 +79,7 @@ pub fn eval_op(op: &Op, x: &[&Tensor], shape: &[Dim], context: Context) -> Resul
             let best = |r: &[f64]| top_k(r, *k as usize, groups.as_ref());
             rows(x[0].rows().flat_map(best).map(|i| i as f64).collect())
         }
+        Op::Dispatch | Op::Collect => rows(x[0].data.clone()),
         Op::Pick => {
             let per_row = x[1].last();
             let pick = |(i, &c): (usize, &f64)| x[0].row(i / per_row).get(c as usize).copied();

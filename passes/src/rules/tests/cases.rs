@@ -249,6 +249,12 @@ pub(super) const CASES: &[Case] = &[
         "concat[2](expert_linear(x, w, c), expert_linear(x, u, d))",
     ),
     case(
+        "quantise-before-dispatch",
+        &["q: f8e4m3[T, 6]", "s: f32[T, 2]", "c: i32[T, 2]", "x: bf16[T, 6]"],
+        "dispatch(dequantize[1, 4](q, s), c)",
+        "dispatch(x, c)",
+    ),
+    case(
         "dequantise-weights-together",
         &[
             "w: param f8e4m3[4, 6]",
@@ -452,6 +458,19 @@ pub(super) const CASES: &[Case] = &[
         // The scales are of other numbers.
         "append(c, concat[1](dequantize[1, 4](quantize[4, f](rms_norm[e](x, w)), \
          block_scale[4, f](x)), rotary[r](k)))",
+    ),
+    case(
+        "send-rows-while-experts-compute",
+        &[
+            "x: bf16[T, 4]",
+            "w: param bf16[3, 6, 4]",
+            "v: param bf16[3, 5, 6]",
+            "c: i32[T, 2]",
+            "p: f32[T, 2]",
+        ],
+        "combine(collect(expert_linear(silu(expert_linear(dispatch(x, c), w, c)), v, c), c), p)",
+        // Rows that do not leave their rank.
+        "combine(expert_linear(silu(expert_linear(x, w, c)), v, c), p)",
     ),
     case(
         "pointwise-in-one-pass",

@@ -1,7 +1,7 @@
 //! Every node of an e-graph as numbers, in float64, by the reference evaluator; kernels by
 //! definitions that share nothing with the rules.
 
-use crate::language::{EGraph, Kernel, Node, Router, Term};
+use crate::language::{EGraph, Kernel, Node, Router, Spread, Term};
 use egg::Id;
 use moec_ir::graph::eval::{Context, Tensor, eval_op};
 use moec_ir::graph::{BinaryFn, Op, UnaryFn};
@@ -159,6 +159,7 @@ fn kernel_value(kernel: &Kernel, x: &[&Tensor], shape: &[Dim]) -> Result<Tensor,
         Kernel::Combine => {
             x[2..].iter().try_fold(op(&Op::Combine, &x[..2])?, |sum, y| add(&sum, y))
         }
+        Kernel::SpreadExperts(spread) => experts(spread, x, shape),
         Kernel::RmsNorm { eps } => op(&Op::RmsNorm { eps: *eps }, x),
         Kernel::AddRmsNorm { eps, .. } => {
             op(&Op::RmsNorm { eps: *eps }, &[&add(x[0], x[1])?, x[2]])
@@ -203,6 +204,40 @@ fn kernel_value(kernel: &Kernel, x: &[&Tensor], shape: &[Dim]) -> Result<Tensor,
         Kernel::Pick => op(&Op::Pick, x),
         Kernel::Concat { axis } => op(&Op::Concat { axis: *axis }, x),
     }
+}
+
+/// What experts give that are spread over ranks, by the operations that it is made of.
+fn experts(spread: &Spread, x: &[&Tensor], shape: &[Dim]) -> Result<Tensor, String> {
+    let at = spread.places();
+    let whole = |tensor: &Tensor, scale: Option<usize>, block: [u64; 2]| match scale {
+        Some(scale) => unscaled(tensor, x[scale], block),
+        None => tensor.clone(),
+    };
+    let [first, second] = spread.blocks.map(|block| block.unwrap_or([1, 1]));
+    let rows = |width: u64| [shape[0].clone(), Dim::from(spread.top_k), Dim::from(width)];
+    let product = |a: &Tensor, w: &Tensor, width: u64| {
+        eval_op(&Op::ExpertLinear, &[a, w, x[at.chosen]], &rows(width), CONTEXT)
+    };
+    let sent = whole(x[0], at.x_scale, [1, first[1]]);
+    let hidden = product(&sent, &whole(x[at.w], at.w_scale, first), spread.hidden.0)?;
+    let width = spread.middle.0;
+    let pieces = spread.inputs.iter().map(|&start| {
+        let slice = Op::Slice { axis: 2, start, len: width };
+        eval_op(&slice, &[&hidden], &rows(width), CONTEXT)
+    });
+    let pieces = pieces.collect::<Result<Vec<Tensor>, String>>()?;
+    let pieces: Vec<&Tensor> = pieces.iter().collect();
+    let mut middle = pointwise(&spread.code, &pieces, &rows(width))?;
+    if let Some((block, scales)) = spread.quantized {
+        let q = eval_op(&Op::Quantize { block, scales }, &[&middle], &rows(width), CONTEXT)?;
+        let blocks = rows(width.div_ceil(block));
+        let s = eval_op(&Op::BlockScale { block, scales }, &[&middle], &blocks, CONTEXT)?;
+        middle = unscaled(&q, &s, [1, block]);
+    }
+    let result = product(&middle, &whole(x[at.v], at.v_scale, second), spread.result.0)?;
+    let sum = eval_op(&Op::Combine, &[&result, x[at.weight]], shape, CONTEXT)?;
+    let add = Op::Binary(BinaryFn::Add);
+    x[at.adds..].iter().try_fold(sum, |sum, y| eval_op(&add, &[&sum, y], shape, CONTEXT))
 }
 
 /// Experts and weights, token by token.
