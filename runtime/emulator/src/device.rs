@@ -1,11 +1,12 @@
 //! One emulated GPU and its memory.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::exec::{ClusterRun, Worker};
 use crate::memory::GlobalMemory;
-use crate::memory::window::CODE_BASE;
+use crate::memory::window::{CODE_BASE, GLOBAL_BASE, GLOBAL_BYTES, RANK_SHIFT, rank_base};
 use crate::module::Module;
 use crate::program::Fixup;
 use crate::schedule::Schedule;
@@ -50,6 +51,14 @@ impl Default for DeviceConfig {
     }
 }
 
+/// Host threads, if there are to be several.
+pub(crate) fn pool(config: &DeviceConfig) -> Option<Arc<rayon::ThreadPool>> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if config.threads == 0 { cores } else { config.threads }.min(256);
+    let build = || rayon::ThreadPoolBuilder::new().num_threads(threads).build().ok();
+    (threads > 1).then(build).flatten().map(Arc::new)
+}
+
 /// A cluster's state and a host thread's state, kept between launches.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
@@ -67,7 +76,7 @@ pub struct Device {
     pub(crate) memory: Result<GlobalMemory, String>,
     /// Where the variables of each module lie.
     globals: BTreeMap<u64, u64>,
-    pub(crate) pool: Option<rayon::ThreadPool>,
+    pub(crate) pool: Option<Arc<rayon::ThreadPool>>,
     pub(crate) lanes: Vec<Lane>,
     pub(crate) launches: u64,
 }
@@ -76,14 +85,28 @@ impl Device {
     /// A device with empty memory. If the host cannot even reserve addresses, the first use of
     /// memory says so.
     pub fn new(config: DeviceConfig) -> Device {
-        let memory = GlobalMemory::new(config.memory_bytes).map_err(|error| error.to_string());
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if config.threads == 0 { cores } else { config.threads }.min(256);
-        let pool = (threads > 1)
-            .then(|| rayon::ThreadPoolBuilder::new().num_threads(threads).build().ok())
-            .flatten();
-        let globals = BTreeMap::new();
-        Device { config, memory, globals, pool, lanes: Vec::new(), launches: 0 }
+        let pool = pool(&config);
+        Device::with_memory(config, pool, GLOBAL_BASE, GLOBAL_BYTES)
+    }
+
+    /// A device whose addresses are those of a rank.
+    pub(crate) fn of_rank(
+        config: DeviceConfig,
+        pool: Option<Arc<rayon::ThreadPool>>,
+        rank: u32,
+    ) -> Device {
+        Device::with_memory(config, pool, rank_base(rank), 1 << RANK_SHIFT)
+    }
+
+    fn with_memory(
+        config: DeviceConfig,
+        pool: Option<Arc<rayon::ThreadPool>>,
+        base: u64,
+        most: u64,
+    ) -> Device {
+        let memory = GlobalMemory::new(config.memory_bytes, base, most);
+        let memory = memory.map_err(|error| error.to_string());
+        Device { config, memory, globals: BTreeMap::new(), pool, lanes: Vec::new(), launches: 0 }
     }
 
     pub(crate) fn memory(&mut self) -> Result<&mut GlobalMemory, Error> {

@@ -20,6 +20,8 @@ pub enum FaultKind {
     Trap(String),
     /// An instruction used against its rules, with the rule.
     Misuse(String),
+    /// An access to another rank's memory that no copy over NVLink reaches, and why.
+    Peer(String),
     /// A limit of this machine: stack, recursion, registers, time.
     Limit(String),
 }
@@ -32,7 +34,9 @@ impl fmt::Display for FaultKind {
             FaultKind::Misaligned => out.write_str("misaligned access"),
             FaultKind::ReadOnly => out.write_str("store to read-only memory"),
             FaultKind::Trap(message) => write!(out, "trap: {message}"),
-            FaultKind::Misuse(message) | FaultKind::Limit(message) => out.write_str(message),
+            FaultKind::Misuse(message) | FaultKind::Peer(message) | FaultKind::Limit(message) => {
+                out.write_str(message)
+            }
         }
     }
 }
@@ -44,6 +48,8 @@ pub struct Fault {
     pub kind: FaultKind,
     /// The kernel that was launched.
     pub kernel: String,
+    /// The rank and the launch's label, in groups of devices.
+    pub rank: Option<(u32, String)>,
     /// The CTA's coordinates in the grid.
     pub cta: [u32; 3],
     /// The thread's coordinates in its CTA.
@@ -65,9 +71,12 @@ impl fmt::Display for Fault {
         if let Some((address, bytes)) = self.access {
             write!(out, " ({bytes} bytes at 0x{address:x})")?;
         }
+        let rank = self.rank.as_ref();
+        let rank =
+            rank.map_or(String::new(), |(rank, label)| format!(" (`{label}` of rank {rank})"));
         write!(
             out,
-            " in kernel `{}`, CTA ({cx}, {cy}, {cz}), thread ({tx}, {ty}, {tz}), PTX line {}: `{}`",
+            " in kernel `{}`{rank}, CTA ({cx}, {cy}, {cz}), thread ({tx}, {ty}, {tz}), PTX line {}: `{}`",
             self.kernel, self.line, self.instruction
         )?;
         if let Some(nearest) = &self.nearest {

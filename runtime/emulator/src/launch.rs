@@ -1,16 +1,27 @@
 //! Launches: arguments, limits, and CTAs on host threads.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+mod apart;
+mod slots;
+mod together;
+mod watch;
+
+use std::sync::atomic::AtomicU64;
+
+pub(crate) use apart::prepare;
+use apart::{run_apart, run_clusters};
+use slots::Slots;
+pub(crate) use together::Together;
+pub(crate) use watch::{Watch, stuck};
 
 use crate::decode::MAX_SHARED;
-use crate::device::{Device, Lane};
+use crate::device::{Device, DeviceConfig, Lane};
 use crate::error::Error;
 use crate::exec::{Counters, Launch, Progress};
-use crate::memory::Region;
+use crate::group::Member;
+use crate::memory::GlobalMemory;
 use crate::module::Module;
 use crate::program::Kernel;
-use crate::schedule::{Chance, Deck, Stream};
+use crate::schedule::{Chance, Stream};
 
 /// Warp instructions that a CTA runs before another resident CTA gets its turn.
 const SLICE: u64 = 1 << 14;
@@ -122,65 +133,23 @@ impl Device {
         config: &LaunchConfig,
         args: &[Arg],
     ) -> Result<LaunchReport, Error> {
-        let fail = |message: String| Error::Launch { kernel: kernel.to_string(), message };
-        let Some((name, found)) = module.program.kernels.get_key_value(kernel) else {
-            let names: Vec<&str> = module.kernels().collect();
-            return Err(fail(format!("the module has {}", names.join(", "))));
-        };
-        let params = parameters(found, args).map_err(fail)?;
-        let cluster = config.cluster.or(found.limits.required_cluster).unwrap_or([1; 3]);
-        check(found, config, cluster).map_err(fail)?;
         let globals = self.load(module)?;
         self.launches += 1;
-        let mut grid_chance = Chance::new(self.config.schedule, self.launches, Stream::Grid);
-        let launch = Launch {
-            program: &module.program,
-            kernel: found,
-            kernel_name: name,
-            memory: self.memory.as_ref().map_err(|message| Error::Memory(message.clone()))?,
-            params,
-            globals,
-            grid: config.grid,
-            block: config.block,
-            cluster,
-            dynamic_shared: config.dynamic_shared_bytes,
-            sm_count: self.config.sm_count.max(1),
-            grid_id: self.launches,
-            patience: if found.facts.can_spin { 64 } else { 1 << 16 },
-            accumulation: self.config.accumulation,
-            schedule: self.config.schedule,
-            counts_traffic: self.config.traffic,
-            election: grid_chance.as_mut().map(|chance| chance.salt()),
-        };
-        let resident = resident(&launch);
-        let ctas: u64 = config.grid.iter().map(|&extent| u64::from(extent)).product();
-        if config.cooperative && ctas > resident {
-            return Err(fail(format!("{ctas} CTAs where {resident} fit at once")));
-        }
-        // CTAs of a cluster run together; from here on clusters are counted.
-        let size = u64::from(cluster.iter().product::<u32>());
-        let (clusters, resident) = (ctas / size, (resident / size).max(1));
-        let limit = self.config.livelock_instructions;
-        let threads = self.pool.as_ref().map_or(1, |pool| pool.current_num_threads());
-        let worth = clusters > 1 && ctas * u64::from(launch.threads()) >= PARALLEL_THREADS;
-        let counters = match &self.pool {
-            Some(pool) if worth && !found.facts.communicates => {
-                let count = threads.min(usize::try_from(clusters).unwrap_or(usize::MAX));
-                let lanes = prepare(&mut self.lanes, count, &launch);
-                run_apart(&launch, pool, lanes, clusters, limit)
-            }
-            _ if found.facts.communicates => {
-                let room = (clusters, resident);
-                run_together(&launch, &mut self.lanes, room, limit, grid_chance)
-            }
-            _ => {
-                let lanes = prepare(&mut self.lanes, 1, &launch);
-                run_clusters(&launch, &mut lanes[0], &AtomicU64::new(0), clusters, limit)
-                    .map_err(|(_, error)| error)?;
-                Ok(lanes[0].worker.counters.clone())
-            }
+        let numbers = Numbers { globals, grid_id: self.launches, lot: self.launches };
+        let memory = self.memory.as_ref().map_err(|message| Error::Memory(message.clone()))?;
+        let launch = build(module, kernel, config, args, (&self.config, memory, None), numbers)?;
+        let counters = if launch.kernel.facts.communicates {
+            run_together(&launch, &mut self.lanes, self.config.livelock_instructions)
+        } else {
+            run_alone(&launch, &mut self.lanes, self.pool.as_deref(), &self.config)
         }?;
-        Ok(LaunchReport {
+        Ok(LaunchReport::of(counters))
+    }
+}
+
+impl LaunchReport {
+    pub(crate) fn of(counters: Counters) -> LaunchReport {
+        LaunchReport {
             warp_instructions: counters.warp_instructions,
             lane_instructions: counters.lane_instructions,
             global_load_bytes: counters.global_load_bytes,
@@ -190,8 +159,108 @@ impl Device {
             copy_load_bytes: counters.copy_load_bytes,
             traffic: counters.traffic.as_ref().map(|traffic| traffic.report()),
             printed: counters.printed,
-        })
+        }
     }
+}
+
+/// What tells a launch from others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers {
+    /// Where the module's variables lie.
+    pub(crate) globals: u64,
+    /// The launch's number on its device.
+    pub(crate) grid_id: u64,
+    /// The number of its stream of random numbers.
+    pub(crate) lot: u64,
+}
+
+/// Checks a launch and makes what its CTAs share.
+pub(crate) fn build<'a>(
+    module: &'a Module,
+    kernel: &str,
+    config: &LaunchConfig,
+    args: &[Arg],
+    (device, memory, member): (&DeviceConfig, &'a GlobalMemory, Option<Member<'a>>),
+    numbers: Numbers,
+) -> Result<Launch<'a>, Error> {
+    let fail = |message: String| Error::Launch { kernel: kernel.to_string(), message };
+    let Some((name, found)) = module.program.kernels.get_key_value(kernel) else {
+        let names: Vec<&str> = module.kernels().collect();
+        return Err(fail(format!("the module has {}", names.join(", "))));
+    };
+    let params = parameters(found, args).map_err(fail)?;
+    let cluster = config.cluster.or(found.limits.required_cluster).unwrap_or([1; 3]);
+    check(found, config, cluster).map_err(fail)?;
+    let mut chance = Chance::new(device.schedule, numbers.lot, Stream::Grid);
+    let launch = Launch {
+        program: &module.program,
+        kernel: found,
+        kernel_name: name,
+        memory,
+        member,
+        params,
+        globals: numbers.globals,
+        grid: config.grid,
+        block: config.block,
+        cluster,
+        dynamic_shared: config.dynamic_shared_bytes,
+        sm_count: device.sm_count.max(1),
+        grid_id: numbers.grid_id,
+        lot: numbers.lot,
+        patience: if found.facts.can_spin { 64 } else { 1 << 16 },
+        accumulation: device.accumulation,
+        schedule: device.schedule,
+        counts_traffic: device.traffic,
+        election: chance.as_mut().map(|chance| chance.salt()),
+    };
+    let (ctas, room) = (launch.ctas(), resident(&launch));
+    if config.cooperative && ctas > room {
+        return Err(fail(format!("{ctas} CTAs where {room} fit at once")));
+    }
+    Ok(launch)
+}
+
+/// Runs a launch whose CTAs cannot influence each other to its end.
+pub(crate) fn run_alone(
+    launch: &Launch<'_>,
+    lanes: &mut Vec<Lane>,
+    pool: Option<&rayon::ThreadPool>,
+    config: &DeviceConfig,
+) -> Result<Counters, Error> {
+    let (clusters, limit) = (launch.clusters(), config.livelock_instructions);
+    let threads = launch.ctas() * u64::from(launch.threads());
+    if let Some(pool) = pool.filter(|_| clusters > 1 && threads >= PARALLEL_THREADS) {
+        let count = pool.current_num_threads().min(usize::try_from(clusters).unwrap_or(usize::MAX));
+        return run_apart(launch, pool, prepare(lanes, count, launch), clusters, limit);
+    }
+    let lanes = prepare(lanes, 1, launch);
+    run_clusters(launch, &mut lanes[0], &AtomicU64::new(0), clusters, limit)
+        .map_err(|(_, error)| error)?;
+    Ok(lanes[0].worker.counters.clone())
+}
+
+/// Runs clusters that may talk to each other in turns on this thread.
+fn run_together(launch: &Launch<'_>, lanes: &mut Vec<Lane>, limit: u64) -> Result<Counters, Error> {
+    prepare(lanes, 1, launch);
+    let mut together = Together::new(launch, std::mem::take(lanes), 1);
+    let mut watch = Watch::new(limit);
+    let result = loop {
+        let moved = match together.round(launch, SLICE) {
+            Ok(moved) => moved,
+            Err(error) => break Err(error),
+        };
+        if together.is_done() {
+            break Ok(());
+        }
+        let running = watch.check(together.progress(), together.instructions());
+        if !moved || !running {
+            let state = if moved { Progress::Running } else { Progress::Blocked };
+            break Err(stuck(launch, &mut together.clusters(), state));
+        }
+    };
+    let (counters, rest) = together.end();
+    *lanes = rest;
+    result.map(|()| counters)
 }
 
 fn parameters(kernel: &Kernel, args: &[Arg]) -> Result<Vec<u128>, String> {
@@ -258,195 +327,18 @@ fn check(kernel: &Kernel, config: &LaunchConfig, cluster: [u32; 3]) -> Result<()
     Ok(())
 }
 
-/// CTAs that the device holds at once: limits of threads (2048), CTAs (32), shared memory and, as
-/// far as the kernel states them, registers of an SM.
-fn resident(launch: &Launch<'_>) -> u64 {
+/// CTAs of the launch that an SM holds at once: limits of threads (2048), CTAs (32), shared memory
+/// and, as far as the kernel states them, registers of an SM.
+fn per_sm(launch: &Launch<'_>) -> u32 {
     let threads = launch.threads().next_multiple_of(32);
     let mut per_sm = (2048 / threads).min(32).min(MAX_SHARED / launch.shared_bytes().max(1024));
     if let Some(registers) = launch.kernel.limits.max_registers {
         per_sm = per_sm.min(65536 / (registers.max(1) * threads).max(1));
     }
-    u64::from(per_sm.max(1)) * u64::from(launch.sm_count)
+    per_sm.max(1)
 }
 
-/// States for `count` host threads.
-fn prepare<'l>(lanes: &'l mut Vec<Lane>, count: usize, launch: &Launch<'_>) -> &'l mut [Lane] {
-    if lanes.len() < count {
-        lanes.resize_with(count, Lane::default);
-    }
-    for lane in &mut lanes[..count] {
-        lane.worker.counters =
-            Counters { traffic: launch.counts_traffic.then(Box::default), ..Counters::default() };
-        lane.worker.sites.clear();
-        lane.worker.sites.resize(launch.program.sites as usize, Region::EMPTY);
-    }
-    &mut lanes[..count]
-}
-
-/// Runs clusters one after the other, taking their numbers from `next`.
-fn run_clusters(
-    launch: &Launch<'_>,
-    lane: &mut Lane,
-    next: &AtomicU64,
-    clusters: u64,
-    limit: u64,
-) -> Result<(), (u64, Error)> {
-    loop {
-        let index = next.fetch_add(1, Ordering::Relaxed);
-        if index >= clusters {
-            return Ok(());
-        }
-        lane.cluster.start(index, launch);
-        let mut watch = Watch::new(limit);
-        loop {
-            match lane.cluster.run(SLICE, launch, &mut lane.worker) {
-                Ok(Progress::Done) => break,
-                Ok(Progress::Running) if watch.goes_on(lane) => {}
-                Ok(state) => return Err((index, stuck(launch, &mut [&*lane].into_iter(), state))),
-                Err(error) => return Err((index, error)),
-            }
-        }
-    }
-}
-
-/// Notices when instructions run and nothing changes.
-struct Watch {
-    limit: u64,
-    progress: u64,
-    since: u64,
-}
-
-impl Watch {
-    fn new(limit: u64) -> Watch {
-        Watch { limit, progress: 0, since: 0 }
-    }
-
-    fn goes_on(&mut self, lane: &Lane) -> bool {
-        self.check(lane.worker.progress, lane.worker.counters.warp_instructions)
-    }
-
-    fn check(&mut self, progress: u64, instructions: u64) -> bool {
-        if progress != self.progress {
-            (self.progress, self.since) = (progress, instructions);
-        }
-        instructions.saturating_sub(self.since) < self.limit
-    }
-}
-
-fn stuck(launch: &Launch<'_>, lanes: &mut dyn Iterator<Item = &Lane>, state: Progress) -> Error {
-    let mut waits = match state {
-        Progress::Blocked => "all threads wait".to_string(),
-        _ => "threads run in a loop that changes nothing".to_string(),
-    };
-    for lane in lanes.take(4) {
-        lane.cluster.describe(launch, &mut waits);
-    }
-    const MOST: usize = 4000;
-    if waits.len() > MOST {
-        waits = waits.chars().take(MOST).collect();
-        waits.push_str("\n  …");
-    }
-    Error::Deadlock { kernel: launch.kernel_name.to_string(), waits }
-}
-
-/// Runs clusters that cannot influence each other on several host threads.
-fn run_apart(
-    launch: &Launch<'_>,
-    pool: &rayon::ThreadPool,
-    lanes: &mut [Lane],
-    clusters: u64,
-    limit: u64,
-) -> Result<Counters, Error> {
-    let next = AtomicU64::new(0);
-    // The fault of the lowest cluster is reported, so that the report does not depend on threads.
-    let first: Mutex<Option<(u64, Error)>> = Mutex::new(None);
-    pool.scope(|scope| {
-        for lane in lanes.iter_mut() {
-            scope.spawn(|_| {
-                if let Err((index, error)) = run_clusters(launch, lane, &next, clusters, limit) {
-                    next.fetch_max(clusters, Ordering::Relaxed);
-                    let mut first = first.lock().unwrap_or_else(|poison| poison.into_inner());
-                    if first.as_ref().is_none_or(|(lowest, _)| index < *lowest) {
-                        *first = Some((index, error));
-                    }
-                }
-            });
-        }
-    });
-    if let Some((_, error)) = first.into_inner().unwrap_or_else(|poison| poison.into_inner()) {
-        return Err(error);
-    }
-    let mut sum = Counters::default();
-    for lane in lanes.iter() {
-        sum.add(&lane.worker.counters);
-    }
-    Ok(sum)
-}
-
-/// Runs clusters that may talk to each other in turns on this thread. One is admitted when those
-/// before it have had a slice and room is left: in order of their numbers, as on the device, or in
-/// any order by chance.
-fn run_together(
-    launch: &Launch<'_>,
-    lanes: &mut Vec<Lane>,
-    (clusters, resident): (u64, u64),
-    limit: u64,
-    mut chance: Option<Box<Chance>>,
-) -> Result<Counters, Error> {
-    prepare(lanes, 1, launch);
-    let mut worker = std::mem::take(&mut lanes[0].worker);
-    let mut active: Vec<Lane> = Vec::new();
-    let mut idle: Vec<Lane> = std::mem::take(lanes);
-    let mut watch = Watch::new(limit);
-    let mut deck = Deck::default();
-    let result = loop {
-        let mut moved = false;
-        if (active.len() as u64) < resident
-            && let Some(next) = deck.draw(clusters, chance.as_deref_mut())
-        {
-            let mut lane = idle.pop().unwrap_or_default();
-            lane.cluster.start(next, launch);
-            active.push(lane);
-            moved = true;
-        }
-        if let Some(chance) = &mut chance {
-            chance.shuffle(&mut active);
-        }
-        if active.is_empty() {
-            break Ok(());
-        }
-        let mut failed = None;
-        let mut at = 0;
-        while at < active.len() {
-            match active[at].cluster.run(SLICE, launch, &mut worker) {
-                Ok(Progress::Done) => {
-                    idle.push(active.remove(at));
-                    moved = true;
-                    continue;
-                }
-                Ok(Progress::Running) => moved = true,
-                Ok(Progress::Blocked) => {}
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-            at += 1;
-        }
-        if let Some(error) = failed {
-            break Err(error);
-        }
-        let running = watch.check(worker.progress, worker.counters.warp_instructions);
-        if !moved || !running {
-            let state = if moved { Progress::Running } else { Progress::Blocked };
-            break Err(stuck(launch, &mut active.iter(), state));
-        }
-    };
-    let counters = std::mem::take(&mut worker.counters);
-    idle.append(&mut active);
-    *lanes = idle;
-    if let Some(lane) = lanes.first_mut() {
-        lane.worker = worker;
-    }
-    result.map(|()| counters)
+/// CTAs that the device holds at once.
+fn resident(launch: &Launch<'_>) -> u64 {
+    u64::from(per_sm(launch)) * u64::from(launch.sm_count)
 }

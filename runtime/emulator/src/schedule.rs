@@ -26,6 +26,8 @@ pub enum Schedule {
 pub(crate) enum Stream {
     /// The launch as a whole.
     Grid,
+    /// A group of devices; its runs are counted, not its launches.
+    Group,
     /// A cluster, by its number in the grid.
     Cluster(u64),
     /// A CTA, by its number in the grid.
@@ -56,6 +58,7 @@ impl Chance {
         let mut numbers = ChaCha8Rng::from_seed(key);
         numbers.set_stream(match stream {
             Stream::Grid => 0,
+            Stream::Group => 3,
             Stream::Cluster(index) => index << 2 | 1,
             Stream::Cta(index) => index << 2 | 2,
         });

@@ -147,9 +147,21 @@ impl Cx<'_> {
         if cached.holds(low, high) {
             return Some((cached, low));
         }
-        let region = self.launch.memory.region(low)?;
+        let region = self.device_region(low).ok()?;
         self.worker.sites[site as usize] = region;
         region.holds(low, high).then_some((region, low))
+    }
+
+    /// The allocation that holds an address, of this device or of a peer; else why a peer's is
+    /// out of reach.
+    pub(crate) fn device_region(&self, address: u64) -> Result<Region, Option<String>> {
+        if let Some(region) = self.launch.memory.region(address) {
+            return Ok(region);
+        }
+        match &self.launch.member {
+            Some(member) => member.peer_region(address),
+            None => Err(None),
+        }
     }
 
     fn param_region(&self) -> Region {
@@ -215,12 +227,13 @@ impl Cx<'_> {
                 }
                 Ok(region.host.wrapping_add((offset - region.start) as usize))
             }
-            _ => match self.launch.memory.region(address) {
-                Some(region) if region.holds(address, end) => {
+            _ => match self.device_region(address) {
+                Ok(region) if region.holds(address, end) => {
                     Ok(region.host.wrapping_add((address - region.start) as usize))
                 }
+                Err(Some(rule)) => Err(fault(FaultKind::Peer(rule), None)),
                 _ => {
-                    let memory = self.launch.memory;
+                    let memory = self.launch.memory_of(address);
                     let kind = if memory.is_freed(address) {
                         FaultKind::UseAfterFree
                     } else {

@@ -139,8 +139,9 @@ pub(crate) struct ClusterRun {
 }
 
 impl ClusterRun {
-    /// Prepares the cluster with the given position in the grid of clusters.
-    pub(crate) fn start(&mut self, index: u64, launch: &Launch<'_>) {
+    /// Prepares the cluster with the given position in the grid of clusters. Its CTAs run on the
+    /// SMs of `sms`; without them as if each SM held one CTA.
+    pub(crate) fn start(&mut self, index: u64, launch: &Launch<'_>, sms: &[u32]) {
         let [width, height, depth] = launch.cluster;
         let [across, down, _] =
             [0, 1, 2].map(|axis| u64::from(launch.grid[axis] / launch.cluster[axis]));
@@ -155,7 +156,9 @@ impl ClusterRun {
             let ctaid: [u32; 3] =
                 std::array::from_fn(|axis| at[axis] as u32 * launch.cluster[axis] + inside[axis]);
             let number = index * self.size as u64 + u64::from(rank);
-            cta.start(number, ctaid, launch);
+            let sm = (number % u64::from(launch.sm_count)) as u32;
+            let sm = sms.get(rank as usize).copied().unwrap_or(sm);
+            cta.start(number, ctaid, sm, launch);
             members.push(Member { shared: cta.shared(), has_exited: AtomicBool::new(false) });
         }
         let cluster = Arc::new(Cluster {
@@ -169,7 +172,7 @@ impl ClusterRun {
         self.done.clear();
         self.done.resize(self.size, false);
         (self.timeouts, self.progress) = (0, 0);
-        self.chance = Chance::new(launch.schedule, launch.grid_id, Stream::Cluster(index));
+        self.chance = Chance::new(launch.schedule, launch.lot, Stream::Cluster(index));
     }
 
     /// Runs the CTAs in turn, each for about `budget` instructions.

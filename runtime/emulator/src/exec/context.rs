@@ -10,6 +10,7 @@ use super::traffic::Traffic;
 use super::warp::Warp;
 use super::warpgroup::{RegisterPool, Warpgroup};
 use crate::fault::{FaultKind, RawFault};
+use crate::group::Member;
 use crate::isa::mma::Tiles;
 use crate::memory::{GlobalMemory, Region};
 use crate::program::{Flow, Function, Kernel, Program, Reg};
@@ -23,6 +24,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) kernel: &'a Kernel,
     pub(crate) kernel_name: &'a str,
     pub(crate) memory: &'a GlobalMemory,
+    /// The other devices, in a group.
+    pub(crate) member: Option<Member<'a>>,
     /// Parameters, in words so that they are aligned.
     pub(crate) params: Vec<u128>,
     pub(crate) globals: u64,
@@ -32,6 +35,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) dynamic_shared: u32,
     pub(crate) sm_count: u32,
     pub(crate) grid_id: u64,
+    /// Tells the launch's random numbers from those of others.
+    pub(crate) lot: u64,
     /// Back edges that a diverged split takes before its siblings run.
     pub(crate) patience: u32,
     /// How the tensor cores add.
@@ -48,6 +53,22 @@ impl Launch<'_> {
     /// Threads of a CTA.
     pub(crate) fn threads(&self) -> u32 {
         self.block.iter().product()
+    }
+
+    /// CTAs of the grid.
+    pub(crate) fn ctas(&self) -> u64 {
+        self.grid.iter().map(|&extent| u64::from(extent)).product()
+    }
+
+    /// Clusters of the grid; a CTA without one is a cluster of its own.
+    pub(crate) fn clusters(&self) -> u64 {
+        self.ctas() / u64::from(self.cluster.iter().product::<u32>())
+    }
+
+    /// The device memory in whose window an address lies: another rank's, or this device's.
+    pub(crate) fn memory_of(&self, address: u64) -> &GlobalMemory {
+        let other = self.member.and_then(|member| member.memory_at(address));
+        other.unwrap_or(self.memory)
     }
 
     /// Bytes of shared memory of a CTA, the reserved ones included.
@@ -118,6 +139,8 @@ pub(crate) struct CtaState {
     /// Position in the grid, in launch order.
     pub(crate) index: u64,
     pub(crate) ctaid: [u32; 3],
+    /// The SM that it runs on.
+    pub(crate) sm: u32,
     /// Shared memory, 1 KiB aligned.
     pub(crate) shared: SharedMemory,
     pub(crate) barriers: [Barrier; super::BARRIERS],

@@ -51,6 +51,7 @@ impl Default for Cta {
         let state = CtaState {
             index: 0,
             ctaid: [0; 3],
+            sm: 0,
             shared: SharedMemory::default(),
             barriers: [Barrier::default(); super::BARRIERS],
             live_warps: 0,
@@ -66,11 +67,12 @@ impl Default for Cta {
 }
 
 impl Cta {
-    /// Prepares the CTA at `ctaid`, whose number in launch order is `index`.
-    pub(crate) fn start(&mut self, index: u64, ctaid: [u32; 3], launch: &Launch<'_>) {
+    /// Prepares the CTA at `ctaid`, whose number in launch order is `index`, on an SM.
+    pub(crate) fn start(&mut self, index: u64, ctaid: [u32; 3], sm: u32, launch: &Launch<'_>) {
         let warps = launch.threads().div_ceil(32);
         self.state.index = index;
         self.state.ctaid = ctaid;
+        self.state.sm = sm;
         self.state.shared.reset(launch.shared_bytes());
         self.state.barriers = [Barrier::default(); super::BARRIERS];
         self.state.live_warps = warps;
@@ -78,10 +80,10 @@ impl Cta {
         self.state.warpgroups.iter_mut().for_each(|group| group.members.clear());
         self.state.registers.start(launch);
         self.state.pending.clear();
-        self.state.chance = Chance::new(launch.schedule, launch.grid_id, Stream::Cta(index));
+        self.state.chance = Chance::new(launch.schedule, launch.lot, Stream::Cta(index));
         self.warps.resize_with(warps as usize, Warp::default);
         for (warp, state) in (0..).zip(&mut self.warps) {
-            state.start(launch, Place { cta_index: index, ctaid, warp });
+            state.start(launch, Place { sm, ctaid, warp });
         }
         self.done.clear();
         self.done.resize(warps as usize, false);
@@ -195,6 +197,7 @@ impl Cta {
         Error::Fault(Box::new(Fault {
             kind: raw.kind,
             kernel: launch.kernel_name.to_string(),
+            rank: launch.member.map(|member| (member.rank, member.label.to_string())),
             cta: self.state.ctaid,
             thread: Self::thread(launch, warp, raw.lane),
             line: function.lines.get(pc as usize).copied().unwrap_or(0),

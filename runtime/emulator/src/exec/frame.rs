@@ -19,7 +19,8 @@ pub(crate) struct Frame {
 /// What special registers are made of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
-    pub(crate) cta_index: u64,
+    /// The SM that the CTA runs on.
+    pub(crate) sm: u32,
     pub(crate) ctaid: [u32; 3],
     pub(crate) warp: u32,
 }
@@ -127,7 +128,7 @@ fn uniform_special(special: Special, launch: &Launch<'_>, place: Place) -> u64 {
         Special::WarpId => place.warp,
         Special::NwarpId => launch.threads().div_ceil(32),
         Special::WarpSize => 32,
-        Special::SmId => (place.cta_index % u64::from(launch.sm_count)) as u32,
+        Special::SmId => place.sm,
         Special::NsmId => launch.sm_count,
         Special::GridId => return launch.grid_id,
         Special::DynamicShared => launch.dynamic_shared,

@@ -293,8 +293,7 @@ impl Cx<'_> {
             self.warp.frames.push(Default::default());
             self.warp.frames.len() as u32 - 1
         });
-        let place =
-            Place { cta_index: self.cta.index, ctaid: self.cta.ctaid, warp: self.warp.index };
+        let place = Place { sm: self.cta.sm, ctaid: self.cta.ctaid, warp: self.warp.index };
         self.warp.frames[frame as usize].enter((callee, function), base, launch, place);
         let caller_base = self.warp.frames[split.frame as usize].local_base;
         let site = &self.function.calls[call as usize];

@@ -122,7 +122,7 @@ impl Cx<'_> {
         bytes: u32,
         writes: bool,
     ) -> Result<*mut u8, Box<RawFault>> {
-        let region = self.launch.memory.region(address);
+        let region = self.device_region(address).ok();
         match region {
             Some(region) if bytes == 0 || region.holds(address, address + u64::from(bytes)) => {
                 Ok(region.host.wrapping_add((address - region.start) as usize))

@@ -3,7 +3,6 @@
 use memmap2::{MmapMut, MmapOptions};
 
 use super::Region;
-use super::window::GLOBAL_BASE;
 use crate::error::Error;
 
 /// Every allocation starts at a multiple of this (CUDA programming guide, "Device Memory Accesses").
@@ -17,6 +16,8 @@ struct Allocation {
     bytes: u64,
     name: String,
     is_live: bool,
+    /// It lies at the same offset of every rank of a group.
+    is_symmetric: bool,
 }
 
 /// Device memory of one device.
@@ -24,6 +25,8 @@ struct Allocation {
 pub(crate) struct GlobalMemory {
     map: MmapMut,
     host: *mut u8,
+    /// The first address.
+    base: u64,
     /// In order of address: a new one always goes behind the last, addresses are never reused, so
     /// that a stale pointer is always found out.
     allocations: Vec<Allocation>,
@@ -38,18 +41,19 @@ unsafe impl Send for GlobalMemory {}
 unsafe impl Sync for GlobalMemory {}
 
 impl GlobalMemory {
-    /// Memory for `capacity` live bytes. Host pages are taken when first touched.
-    pub(crate) fn new(capacity: u64) -> Result<GlobalMemory, Error> {
+    /// Memory for `capacity` live bytes at addresses from `base`, of which at most `most` are
+    /// used. Host pages are taken when first touched.
+    pub(crate) fn new(capacity: u64, base: u64, most: u64) -> Result<GlobalMemory, Error> {
         // Freed addresses are not reused, so the range is larger than the capacity.
-        let mut bytes = capacity.saturating_mul(16).clamp(1 << 20, 1 << 42);
+        let mut bytes = capacity.saturating_mul(16).clamp(1 << 20, most);
         loop {
             let length = usize::try_from(bytes).unwrap_or(usize::MAX / 2);
             match MmapOptions::new().len(length).no_reserve_swap().map_anon() {
                 Ok(mut map) => {
                     let host = map.as_mut_ptr();
                     let allocations = Vec::new();
-                    let next = GLOBAL_BASE;
-                    return Ok(Self { map, host, allocations, next, live_bytes: 0, capacity });
+                    let (next, live_bytes) = (base, 0);
+                    return Ok(Self { map, host, base, allocations, next, live_bytes, capacity });
                 }
                 Err(error) if bytes <= 1 << 24 => {
                     return Err(Error::Memory(format!("cannot reserve host memory: {error}")));
@@ -70,7 +74,7 @@ impl GlobalMemory {
         }
         let start = self.next;
         let room = bytes.max(1).next_multiple_of(ALIGNMENT) + REDZONE;
-        if start - GLOBAL_BASE + room > self.map.len() as u64 {
+        if start - self.base + room > self.map.len() as u64 {
             return Err(Error::Memory(format!(
                 "no addresses are left for `{name}` ({bytes} bytes)"
             )));
@@ -78,8 +82,40 @@ impl GlobalMemory {
         self.next += room;
         self.live_bytes = live;
         let name = name.to_string();
-        self.allocations.push(Allocation { start, bytes, name, is_live: true });
+        self.allocations.push(Allocation {
+            start,
+            bytes,
+            name,
+            is_live: true,
+            is_symmetric: false,
+        });
         Ok(start)
+    }
+
+    /// Where the next allocation will lie.
+    pub(crate) fn next(&self) -> u64 {
+        self.next - self.base
+    }
+
+    /// Makes an allocation at `offset`, not below [`GlobalMemory::next`], which every rank of a
+    /// group has there.
+    pub(crate) fn alloc_symmetric(
+        &mut self,
+        offset: u64,
+        bytes: u64,
+        name: &str,
+    ) -> Result<u64, Error> {
+        self.next = self.next.max(self.base + offset);
+        let start = self.alloc(bytes, name)?;
+        if let Some(last) = self.allocations.last_mut() {
+            last.is_symmetric = true;
+        }
+        Ok(start)
+    }
+
+    /// Whether `address` lies in a live allocation that every rank has at this offset.
+    pub(crate) fn is_symmetric(&self, address: u64) -> bool {
+        self.find(address).is_some_and(|one| one.is_symmetric && one.is_live)
     }
 
     pub(crate) fn free(&mut self, address: u64) -> Result<(), Error> {
@@ -95,7 +131,7 @@ impl GlobalMemory {
         }
         allocation.is_live = false;
         self.live_bytes -= allocation.bytes;
-        let from = (allocation.start - GLOBAL_BASE) as usize;
+        let from = (allocation.start - self.base) as usize;
         let length = allocation.bytes as usize;
         // Gives the pages back; where the system cannot, the bytes just stay.
         #[cfg(unix)]
@@ -121,7 +157,7 @@ impl GlobalMemory {
     pub(crate) fn region(&self, address: u64) -> Option<Region> {
         let found = self.find(address).filter(|one| one.is_live)?;
         // SAFETY: allocations lie inside the map.
-        let host = unsafe { self.host.add((found.start - GLOBAL_BASE) as usize) };
+        let host = unsafe { self.host.add((found.start - self.base) as usize) };
         Some(Region { start: found.start, end: found.start + found.bytes, host, writable: true })
     }
 
