@@ -96,6 +96,11 @@ fn exec(opcode: &str, ty: Type, wide: bool, part: Option<&str>, sat: bool) -> Op
         return match (opcode, ty) {
             ("add", Type::S32) => Some(shapes::binary(|a: i32, b: i32| a.saturating_add(b))),
             ("sub", Type::S32) => Some(shapes::binary(|a: i32, b: i32| a.saturating_sub(b))),
+            ("mad24", Type::S32) if part == Some("hi") => {
+                Some(shapes::ternary(|a: i32, b: i32, c: i32| {
+                    ((signed24(a, b) >> 16) as i32).saturating_add(c)
+                }))
+            }
             ("mad", Type::S32) if part == Some("hi") => {
                 Some(shapes::ternary(|a: i32, b: i32, c: i32| {
                     (((i64::from(a) * i64::from(b)) >> 32) as i32).saturating_add(c)
@@ -260,22 +265,24 @@ fn mad_high_exec(ty: Type) -> Option<Exec> {
     })
 }
 
-/// 9.7.1.6 and 9.7.1.7: the 48-bit product of two 24-bit values, low 32 or high 32 bits.
+/// The product of the lower 24 bits, which are signed.
+fn signed24(a: i32, b: i32) -> i64 {
+    i64::from(a << 8 >> 8) * i64::from(b << 8 >> 8)
+}
+
+/// 9.7.1.5 and 9.7.1.6: the 48-bit product of two 24-bit values, low 32 or high 32 bits.
 fn exec24(opcode: &str, ty: Type, part: Option<&str>) -> Option<Exec> {
     fn unsigned(a: u32, b: u32) -> u64 {
         u64::from(a & 0xff_ffff) * u64::from(b & 0xff_ffff)
-    }
-    fn signed(a: i32, b: i32) -> i64 {
-        i64::from(a << 8 >> 8) * i64::from(b << 8 >> 8)
     }
     Some(match (opcode, ty, part) {
         ("mul24", Type::U32, Some("lo")) => shapes::binary(|a: u32, b: u32| unsigned(a, b) as u32),
         ("mul24", Type::U32, Some("hi")) => {
             shapes::binary(|a: u32, b: u32| (unsigned(a, b) >> 16) as u32)
         }
-        ("mul24", Type::S32, Some("lo")) => shapes::binary(|a: i32, b: i32| signed(a, b) as i32),
+        ("mul24", Type::S32, Some("lo")) => shapes::binary(|a: i32, b: i32| signed24(a, b) as i32),
         ("mul24", Type::S32, Some("hi")) => {
-            shapes::binary(|a: i32, b: i32| (signed(a, b) >> 16) as i32)
+            shapes::binary(|a: i32, b: i32| (signed24(a, b) >> 16) as i32)
         }
         ("mad24", Type::U32, Some("lo")) => {
             shapes::ternary(|a: u32, b: u32, c: u32| (unsigned(a, b) as u32).wrapping_add(c))
@@ -284,11 +291,11 @@ fn exec24(opcode: &str, ty: Type, part: Option<&str>) -> Option<Exec> {
             ((unsigned(a, b) >> 16) as u32).wrapping_add(c)
         }),
         ("mad24", Type::S32, Some("lo")) => {
-            shapes::ternary(|a: i32, b: i32, c: i32| (signed(a, b) as i32).wrapping_add(c))
+            shapes::ternary(|a: i32, b: i32, c: i32| (signed24(a, b) as i32).wrapping_add(c))
         }
-        ("mad24", Type::S32, Some("hi")) => {
-            shapes::ternary(|a: i32, b: i32, c: i32| ((signed(a, b) >> 16) as i32).wrapping_add(c))
-        }
+        ("mad24", Type::S32, Some("hi")) => shapes::ternary(|a: i32, b: i32, c: i32| {
+            ((signed24(a, b) >> 16) as i32).wrapping_add(c)
+        }),
         _ => return None,
     })
 }

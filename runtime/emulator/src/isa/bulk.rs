@@ -355,7 +355,11 @@ pub(super) fn decode_async_store<'a>(
 ) -> Result<(), Error> {
     words.take_any(&["weak", "relaxed"]);
     words.take("cluster");
-    let space = words.space();
+    // Without a space the address is one of shared memory all the same (9.7.13.7, "red.async").
+    let space = match words.space() {
+        Space::Generic => Space::Shared,
+        space => space,
+    };
     if !words.take("mbarrier::complete_tx::bytes") || space != Space::Shared {
         return Err(
             words.unsupported("only the form that completes on an mbarrier exists on sm_90")

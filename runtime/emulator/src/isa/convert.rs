@@ -505,7 +505,14 @@ fn decode_pack_bytes<'a>(
     types: &[Type],
 ) -> Result<(), Error> {
     let [d, a, b, c] = operands(instruction, words)?;
+    let narrow = words.take_any(&["s4", "u4", "s2", "u2"]);
     let exec = match types.first() {
+        _ if narrow.is_some() => match narrow {
+            Some("s4") => shapes::ternary(|a: i32, b: i32, c: u32| narrow_pair::<4>(a, b, c, -8)),
+            Some("u4") => shapes::ternary(|a: i32, b: i32, c: u32| narrow_pair::<4>(a, b, c, 0)),
+            Some("s2") => shapes::ternary(|a: i32, b: i32, c: u32| narrow_pair::<2>(a, b, c, -2)),
+            _ => shapes::ternary(|a: i32, b: i32, c: u32| narrow_pair::<2>(a, b, c, 0)),
+        },
         Some(Type::S8) => shapes::ternary(|a: i32, b: i32, c: u32| {
             let [a, b] = [a, b].map(|x| x.clamp(-128, 127) as u32 & 0xff);
             c << 16 | a << 8 | b
@@ -513,11 +520,19 @@ fn decode_pack_bytes<'a>(
         Some(Type::U8) => shapes::ternary(|a: i32, b: i32, c: u32| {
             c << 16 | (a.clamp(0, 255) as u32) << 8 | b.clamp(0, 255) as u32
         }),
-        _ => return Err(words.unsupported("packing into fewer than 8 bits")),
+        _ => return Err(words.wrong("no such type to pack into")),
     };
     let (a, b) = (cx.src(a, Type::S32, words)?, cx.src(b, Type::S32, words)?);
     let c = cx.src(c, Type::B32, words)?;
     let d = cx.dst(d, Type::B32, words)?;
     cx.emit(Inst { d, a, b, c, ..Decoder::blank(exec) });
     Ok(())
+}
+
+/// Two integers of `BITS` bits, the lowest of which is `low`, below the lower bits of `c`.
+#[inline(always)]
+fn narrow_pair<const BITS: u32>(a: i32, b: i32, c: u32, low: i32) -> u32 {
+    let ones = (1 << BITS) - 1;
+    let [a, b] = [a, b].map(|x| (x.clamp(low, low + ones) & ones) as u32);
+    c << (2 * BITS) | a << BITS | b
 }

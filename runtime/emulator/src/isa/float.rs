@@ -97,6 +97,7 @@ pub(super) fn decode_arithmetic<'a>(
     let round = take_round(words).unwrap_or(Round::Nearest);
     let (ftz, sat, nan) = (words.take("ftz"), words.take("sat"), words.take("NaN"));
     let exec = match ty {
+        _ if take_xorsign(words)? => xorsign_exec(instruction.opcode, ty, ftz, nan),
         Type::F64 => exec64(instruction.opcode, round),
         _ if instruction.opcode == "div" && approximate.is_some() => Some(math::divide(ftz)),
         _ => exec32(instruction.opcode, round, ftz, sat, nan),
@@ -151,6 +152,35 @@ fn exec32(opcode: &str, round: Round, ftz: bool, sat: bool, nan: bool) -> Option
         "max" => variants!(ftz, false, shapes::binary, |a, b| numeric::max32(a, b)),
         "neg" => variants!(ftz, false, shapes::unary, |a| -a),
         "abs" => variants!(ftz, false, shapes::unary, |a| a.abs()),
+        _ => return None,
+    })
+}
+
+/// Takes `.xorsign.abs` of `min` and `max`.
+pub(super) fn take_xorsign(words: &mut Words<'_>) -> Result<bool, Error> {
+    let found = words.take("xorsign");
+    if found && !words.take("abs") {
+        return Err(words.wrong("`.xorsign` needs `.abs`"));
+    }
+    Ok(found)
+}
+
+/// `min.xorsign.abs` and `max.xorsign.abs` (9.7.3.11, 9.7.3.12).
+fn xorsign_exec(opcode: &str, ty: Type, ftz: bool, nan: bool) -> Option<Exec> {
+    use numeric::{max32, max32_nan, min32, min32_nan, xorsign32};
+    Some(match (opcode, ty, nan) {
+        ("min", Type::F32, false) => {
+            variants!(ftz, false, shapes::binary, |a, b| xorsign32(a, b, min32))
+        }
+        ("max", Type::F32, false) => {
+            variants!(ftz, false, shapes::binary, |a, b| xorsign32(a, b, max32))
+        }
+        ("min", Type::F32, true) => {
+            variants!(ftz, false, shapes::binary, |a, b| xorsign32(a, b, min32_nan))
+        }
+        ("max", Type::F32, true) => {
+            variants!(ftz, false, shapes::binary, |a, b| xorsign32(a, b, max32_nan))
+        }
         _ => return None,
     })
 }

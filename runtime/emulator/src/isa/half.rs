@@ -123,7 +123,14 @@ pub(super) fn decode<'a>(
     let (ftz, sat, relu) = (words.take("ftz"), words.take("sat"), words.take("relu"));
     let packed = matches!(ty, Type::F16x2 | Type::BF16x2);
     let op = instruction.opcode;
+    let (oob, signs) = (words.take("oob"), super::float::take_xorsign(words)?);
     let exec = match ty {
+        _ if oob && (op != "fma" || ftz || sat) => None,
+        Type::F16 | Type::F16x2 if oob => Some(fma_oob::<Half>(packed, relu)),
+        _ if oob => Some(fma_oob::<Brain>(packed, relu)),
+        Type::F16 | Type::F16x2 if signs && ftz => xorsign::<Half, true>(op, packed, nan),
+        Type::F16 | Type::F16x2 if signs => xorsign::<Half, false>(op, packed, nan),
+        _ if signs => xorsign::<Brain, false>(op, packed, nan),
         Type::F16 | Type::F16x2 if ftz => half_ftz(op, packed, sat, relu, nan),
         Type::F16 | Type::F16x2 => plain::<Half>(op, packed, sat, relu, nan),
         _ => plain::<Brain>(op, packed, sat, relu, nan),
@@ -160,6 +167,41 @@ fn relu(bits: u32) -> u32 {
 fn fma_relu<T: Format>(a: u32, b: u32, c: u32) -> u32 {
     let bits = T::fma(a, b, c);
     if bits & 0x7fff > T::INFINITY { 0x7fff } else { relu(bits) }
+}
+
+/// What `.oob` takes for an element outside a tensor: TMA fills with the canonical NaN where the
+/// map asks for it (5.5.3.3, "Out of Boundary Access").
+const OUTSIDE: u32 = 0x7fff;
+
+/// `fma.oob` (9.7.4.4): +0 where an operand comes from outside a tensor.
+fn fma_oob<T: Format>(packed: bool, relu: bool) -> Exec {
+    #[inline(always)]
+    fn inside(operands: [u32; 3], result: u32) -> u32 {
+        if operands.contains(&OUTSIDE) { 0 } else { result }
+    }
+    if relu {
+        of_pairs!(ternary, packed, |a, b, c| inside([a, b, c], fma_relu::<T>(a, b, c)))
+    } else {
+        of_pairs!(ternary, packed, |a, b, c| inside([a, b, c], T::fma(a, b, c)))
+    }
+}
+
+/// `min.xorsign.abs` and `max.xorsign.abs` (9.7.4.7, 9.7.4.8).
+fn xorsign<T: Format, const FTZ: bool>(op: &str, packed: bool, nan: bool) -> Option<Exec> {
+    #[inline(always)]
+    fn signed<T: Format, const FTZ: bool>(a: u32, b: u32, op: impl Fn(f32, f32) -> f32) -> u32 {
+        let [a, b] = [a, b].map(|bits| if FTZ { flush16(bits) } else { bits });
+        let magnitude = T::round(op(T::value(a & 0x7fff), T::value(b & 0x7fff)));
+        let sign = (a ^ b) & 0x8000;
+        if magnitude > T::INFINITY { magnitude } else { magnitude | sign }
+    }
+    Some(match (op, nan) {
+        ("min", false) => of_pairs!(binary, packed, |a, b| signed::<T, FTZ>(a, b, min32)),
+        ("max", false) => of_pairs!(binary, packed, |a, b| signed::<T, FTZ>(a, b, max32)),
+        ("min", true) => of_pairs!(binary, packed, |a, b| signed::<T, FTZ>(a, b, min32_nan)),
+        ("max", true) => of_pairs!(binary, packed, |a, b| signed::<T, FTZ>(a, b, max32_nan)),
+        _ => return None,
+    })
 }
 
 fn plain<T: Format>(op: &str, packed: bool, sat: bool, relu: bool, nan: bool) -> Option<Exec> {
@@ -235,9 +277,15 @@ fn half_ftz(op: &str, packed: bool, sat: bool, relu: bool, nan: bool) -> Option<
         ("add", true, _) => {
             of_pairs!(binary, packed, |a, b| flush16(Half::round(saturate(value!(a) + value!(b)))))
         }
+        ("sub", true, _) => {
+            of_pairs!(binary, packed, |a, b| flush16(Half::round(saturate(value!(a) - value!(b)))))
+        }
         ("mul", true, _) => {
             of_pairs!(binary, packed, |a, b| flush16(Half::round(saturate(value!(a) * value!(b)))))
         }
+        ("fma", true, _) => of_pairs!(ternary, packed, |a, b, c| flush16(Half::round(saturate(
+            Half::value(Half::fma(flush16(a), flush16(b), flush16(c)))
+        )))),
         ("fma", false, _) => of_pairs!(ternary, packed, |a, b, c| flush16(Half::fma(
             flush16(a),
             flush16(b),

@@ -91,6 +91,14 @@ pub(crate) fn max32_nan(a: f32, b: f32) -> f32 {
     if a.is_nan() || b.is_nan() { NAN32 } else { max32(a, b) }
 }
 
+/// `.xorsign.abs`: the magnitude of `op` on magnitudes, negative where one of the two is.
+#[inline(always)]
+pub(crate) fn xorsign32(a: f32, b: f32, op: impl Fn(f32, f32) -> f32) -> f32 {
+    let magnitude = op(a.abs(), b.abs());
+    let sign = (a.to_bits() ^ b.to_bits()) & 0x8000_0000;
+    if magnitude.is_nan() { magnitude } else { f32::from_bits(magnitude.to_bits() | sign) }
+}
+
 /// `min` of float64.
 #[inline(always)]
 pub(crate) fn min64(a: f64, b: f64) -> f64 {
