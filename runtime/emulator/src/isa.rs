@@ -29,7 +29,9 @@ pub(crate) mod numeric;
 mod pointer;
 pub(crate) mod product_registers;
 pub(crate) mod special;
+mod stack;
 mod tensor_map;
+mod video;
 mod warp;
 mod wgmma;
 
@@ -62,6 +64,8 @@ const FAMILIES: &[(&[&str], Decode)] = &[
     (atomic::OPCODES, atomic::decode),
     (copy::OPCODES, copy::decode),
     (control::OPCODES, control::decode),
+    (stack::OPCODES, stack::decode),
+    (video::OPCODES, video::decode),
     (warp::OPCODES, warp::decode),
     (barrier::OPCODES, barrier::decode),
 ];

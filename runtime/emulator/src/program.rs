@@ -105,13 +105,16 @@ pub(crate) enum Special {
     ClusterCtarank,
     ClusterNctarank,
     Envreg(u8),
+    /// `%current_graph_exec` (10.33): no graph runs here.
+    CurrentGraph,
+    CounterWide,
     Zero,
 }
 
 impl Special {
     /// Whether the register has 64 bits.
     pub(crate) fn is_wide(self) -> bool {
-        self == Special::GridId
+        matches!(self, Special::GridId | Special::CurrentGraph | Special::CounterWide)
     }
 }
 
@@ -132,7 +135,7 @@ pub(crate) struct Call {
 }
 
 /// A function's decoded body.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Function {
     pub(crate) name: String,
     pub(crate) insts: Vec<Inst>,
@@ -150,6 +153,8 @@ pub(crate) struct Function {
     pub(crate) consts: Vec<(Reg, Const)>,
     /// Stack bytes per thread.
     pub(crate) local_bytes: u32,
+    /// Bytes that `alloca` has taken above them, per lane; [`NO_REG`] in a function without.
+    pub(crate) stack_top: Reg,
     pub(crate) formals: Vec<Slot>,
     pub(crate) results: Vec<Slot>,
     pub(crate) has_body: bool,
@@ -161,6 +166,30 @@ pub(crate) struct Function {
 }
 
 impl Function {
+    /// A function without a body.
+    pub(crate) fn prototype(name: String, formals: Vec<Slot>, results: Vec<Slot>) -> Function {
+        Function {
+            name,
+            insts: Vec::new(),
+            lines: Vec::new(),
+            opcodes: Vec::new(),
+            names: Vec::new(),
+            lists: Vec::new(),
+            calls: Vec::new(),
+            tables: Vec::new(),
+            frame_bytes: 0,
+            consts: Vec::new(),
+            local_bytes: 0,
+            stack_top: NO_REG,
+            formals,
+            results,
+            has_body: false,
+            facts: Facts::default(),
+            callees: Vec::new(),
+            shared: Vec::new(),
+        }
+    }
+
     /// The opcode at `pc`, as written.
     pub(crate) fn opcode(&self, pc: u32) -> &str {
         let index = self.opcodes.get(pc as usize).copied().unwrap_or(0);

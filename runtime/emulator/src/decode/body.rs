@@ -81,6 +81,7 @@ pub(crate) struct Decoder<'a, 'n> {
     pub(crate) lists: Vec<Reg>,
     pub(crate) calls: Vec<Call>,
     local_bytes: u32,
+    stack_top: Option<Reg>,
     slot_sizes: BTreeMap<u32, u32>,
     opcode_names: BTreeMap<String, u32>,
     pub(crate) facts: Facts,
@@ -114,6 +115,7 @@ pub(crate) fn decode_function<'a>(
         lists: Vec::new(),
         calls: Vec::new(),
         local_bytes: 0,
+        stack_top: None,
         slot_sizes: BTreeMap::new(),
         opcode_names: BTreeMap::new(),
         facts: Facts::default(),
@@ -149,7 +151,7 @@ pub(crate) fn decode_function<'a>(
     }
     let Some(body) = &source.body else {
         let name = source.name.to_string();
-        return Ok(Function { name, formals, results, ..Function::default() });
+        return Ok(Function::prototype(name, formals, results));
     };
     isa::product_registers::collect(body, &mut decoder.product_names);
     decoder.block(body)?;
@@ -174,6 +176,7 @@ pub(crate) fn decode_function<'a>(
         frame_bytes: decoder.frame_bytes,
         consts: decoder.consts.into_iter().map(|(value, reg)| (reg, value)).collect(),
         local_bytes: decoder.local_bytes,
+        stack_top: decoder.stack_top.unwrap_or(NO_REG),
         formals,
         results,
         has_body: true,
@@ -264,6 +267,18 @@ impl<'a> Decoder<'a, '_> {
         self.slot_sizes.insert(offset, slot.bytes);
         self.scope().places.insert(variable.name, Place::Local(offset));
         Ok(slot)
+    }
+
+    /// The row that holds what `alloca` has taken.
+    pub(crate) fn stack_top(&mut self, words: &Words<'_>) -> Result<Reg, Error> {
+        match self.stack_top {
+            Some(reg) => Ok(reg),
+            None => {
+                let reg = self.allot(Type::B32, words)?;
+                self.stack_top = Some(reg);
+                Ok(reg)
+            }
+        }
     }
 
     fn opcode_number(&mut self, name: &str) -> u32 {

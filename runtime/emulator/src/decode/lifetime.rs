@@ -127,6 +127,7 @@ impl<'a> Walk<'a> {
         match operand {
             Operand::Name(name, _) | Operand::Offset(name, _) => self.touch(name, writes),
             Operand::Not(name) => self.touch(name, false),
+            Operand::Negated(inner) => self.operand(inner, false),
             Operand::Pair(first, second) => {
                 self.operand(first, writes);
                 self.operand(second, writes);

@@ -324,6 +324,16 @@ pub(crate) fn literal(operand: &Operand<'_>, ty: Type, words: &Words<'_>) -> Res
     })
 }
 
+/// `%pm0` to `%pm7` (10.25) and their 64-bit forms (10.26): nothing is counted here.
+fn performance_counter(name: &str) -> Option<Special> {
+    let (number, is_wide) = match name.strip_suffix("_64") {
+        Some(number) => (number, true),
+        None => (name, false),
+    };
+    let number: u8 = number.parse().ok()?;
+    (number < 8).then_some(if is_wide { Special::CounterWide } else { Special::Zero })
+}
+
 fn special_named(name: &str, part: Option<&str>) -> Option<Special> {
     let axis = match part {
         None => None,
@@ -363,7 +373,11 @@ fn special_named(name: &str, part: Option<&str>) -> Option<Special> {
             Special::ReservedShared
         }
         ("WARP_SZ", None) => Special::WarpSize,
+        ("%current_graph_exec", None) => Special::CurrentGraph,
         (_, None) => {
+            if let Some(counter) = name.strip_prefix("%pm") {
+                return performance_counter(counter);
+            }
             let number = name.strip_prefix("%envreg")?.parse().ok()?;
             Special::Envreg(number)
         }

@@ -10,7 +10,7 @@ use super::Cx;
 use super::frame::Place;
 use super::warp::Warp;
 use crate::fault::FaultKind;
-use crate::program::{Flow, NO_PC};
+use crate::program::{Flow, NO_PC, NO_REG};
 
 /// No join.
 pub(crate) const NO_JOIN: u32 = u32::MAX;
@@ -268,6 +268,18 @@ impl Cx<'_> {
         Flow::Switch
     }
 
+    /// Where the stack of these lanes ends: above the variables and what `alloca` has taken.
+    fn stack_end(&self, frame: u32, mask: u32) -> u32 {
+        let base = self.warp.frames[frame as usize].local_base + self.function.local_bytes;
+        if self.function.stack_top == NO_REG {
+            return base;
+        }
+        // SAFETY: the decoder allotted the row in this function's frame.
+        let taken = unsafe { self.row32(self.function.stack_top) };
+        let most = super::lanes_of(mask).map(|lane| taken[lane as usize]).max();
+        (base + most.unwrap_or(0)).next_multiple_of(16)
+    }
+
     /// Calls a function for the lanes of `cx.mask`; the others go on behind the call.
     pub(crate) fn call(&mut self, callee: u32, call: u32) -> Flow {
         let (mask, pc) = (self.mask, self.pc);
@@ -282,7 +294,7 @@ impl Cx<'_> {
             return self.fail(FaultKind::Limit(format!("calls nest deeper than {MAX_FRAMES}")));
         }
         let split = *self.split();
-        let base = self.warp.frames[split.frame as usize].local_base + self.function.local_bytes;
+        let base = self.stack_end(split.frame, mask);
         if !self.warp.local.reserve(base + function.local_bytes) {
             return self.fail(FaultKind::Limit(format!(
                 "the stack of a thread grows past {} bytes",

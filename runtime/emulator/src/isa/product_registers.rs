@@ -35,7 +35,8 @@ pub(crate) fn collect<'a>(body: &[Statement<'a>], names: &mut BTreeSet<&'a str>)
 /// Calls `found` for every name in an operand.
 fn visit<'a>(operand: &Operand<'a>, found: &mut impl FnMut(&'a str)) {
     match operand {
-        Operand::Name(name, None) | Operand::Offset(name, _) | Operand::Not(name) => found(name),
+        Operand::Name(name, _) | Operand::Offset(name, _) | Operand::Not(name) => found(name),
+        Operand::Negated(inner) => visit(inner, found),
         Operand::Pair(first, second) => {
             visit(first, found);
             visit(second, found);

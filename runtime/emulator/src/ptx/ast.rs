@@ -108,6 +108,8 @@ pub(crate) enum Operand<'a> {
     Sink,
     /// `!p`.
     Not(&'a str),
+    /// `-a`, where `a` is a register.
+    Negated(Box<Operand<'a>>),
     /// `a|b`.
     Pair(Box<Operand<'a>>, Box<Operand<'a>>),
     /// `{a, b}`.

@@ -150,7 +150,8 @@ impl<'a> Parser<'a> {
                     Token::Int(value) => Operand::Int(-i128::from(value)),
                     Token::F32(bits) => Operand::F32(bits ^ 0x8000_0000),
                     Token::F64(bits) => Operand::F64(bits ^ (1 << 63)),
-                    _ => return Err(self.error("expected a number after `-`")),
+                    Token::Name(name) => Operand::Negated(Box::new(self.after_name(name)?)),
+                    _ => return Err(self.error("expected a number or a register after `-`")),
                 })
             }
             Token::Int(value) => {
