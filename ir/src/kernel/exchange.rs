@@ -50,32 +50,45 @@ pub struct Exchange {
 }
 
 /// A stretch of memory that an exchange needs on every rank, at the same place of each rank's
-/// symmetric memory. Zeroed when it is reserved; all layers use one.
+/// symmetric memory. Zeroed when it is reserved; all layers of the same sizes use one.
+///
+/// Tokens of the group are numbered in turn: token `t` of rank `r` is number `t * P + r`. So the
+/// rows of an expert, which are sorted by that number, come in the order in which ranks send them,
+/// and a block of rows is complete when every rank has sent its share of it.
+///
+/// A flag is 8 bytes, and set when it equals the number of the exchange, from 1 on: flags of
+/// earlier ones need no clearing. It lies behind what it tells of, so that no offset depends on
+/// `R`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Region {
     /// Written by all ranks: what they told of their routes, for two exchanges in turn, and how
-    /// far they are.
+    /// far they are. First the number of exchanges so far (8 bytes at [`routes::DONE`]), then how
+    /// many CTAs have ended this one (4 bytes at [`routes::ENDED`]); from [`routes::BLOCKS`] on a
+    /// block of [`Exchange::routes_bytes`] for each of the two and each rank.
     Routes,
-    /// i32 `[P * R, k]`: for each token of each rank the experts it chose, numbered from this
+    /// i32 `[R * P, k]`: for each token of the group the experts it chose, numbered from this
     /// rank's first; one past its last where the expert is another rank's or there is no token.
     Chosen,
-    /// i32 `[E / P + 2 + P * R * k]`: the plan of those routes.
+    /// i32 `[E / P + 2 + R * P * k]`: the plan of those routes.
     Plan,
-    /// Written by the ranks of the node: tokens' rows and scales, and which have arrived.
+    /// Written by the ranks of the node: for each token of the group a row of
+    /// [`Exchange::row_bytes`].
     Rows,
-    /// Written by ranks of other nodes with the same index: rows to be handed on in this node.
+    /// Written by ranks of other nodes with the same index: rows to be handed on in this node, for
+    /// each node one for each token.
     Relay,
-    /// What the products give for the rows of this rank's experts, and how many tiles are done.
+    /// What the products give for the rows of this rank's experts, in the order of the plan: of
+    /// each [`Exchange::product_row`].
     Products,
-    /// Written by the ranks of the node: results for this rank's tokens, a row for each token and
-    /// expert.
+    /// Written by the ranks of the node: results for this rank's tokens, for each `k` rows of
+    /// [`Exchange::result_bytes`].
     Results,
     /// Written by the ranks of the node: results for tokens of ranks of other nodes with the same
-    /// index, to be summed and sent on.
+    /// index, to be summed and sent on; for each node `k` rows for each token.
     RelayResults,
     /// Written by ranks of other nodes with the same index: sums of results for this rank's
-    /// tokens, one row for each token and node.
+    /// tokens, for each node one row for each token.
     Partials,
 }
 
@@ -117,6 +130,50 @@ impl fmt::Display for Region {
 
 /// Bytes that rows begin at multiples of, as bulk and vector copies read them.
 const ALIGN: u64 = 16;
+/// Bytes of a flag, as the network's signals are, up to where a row may begin.
+const FLAG: u64 = ALIGN;
+
+/// Places in [`Region::Routes`].
+pub mod routes {
+    /// The number of exchanges so far.
+    pub const DONE: u64 = 0;
+    /// CTAs that have ended the one under way.
+    pub const ENDED: u64 = 8;
+    /// What ranks told. Behind the others' line, which is often written.
+    pub const BLOCKS: u64 = 128;
+
+    /// Within a block: the flag.
+    pub const FLAG: u64 = 0;
+    /// The rank's number of tokens, 4 bytes. What is behind the flag is sent at once.
+    pub const TOKENS: u64 = 8;
+    /// For each token `k` times an expert (i32) and its weight (float32).
+    pub const PAIRS: u64 = 16;
+    /// Bytes of a pair.
+    pub const PAIR: u64 = 8;
+}
+
+/// What [`Region::Products`] has for one row of an expert: where each part begins.
+///
+/// Flags and counters: results of a block of rows come from several CTAs; each adds to the counter
+/// in the block's first row when it has stored its own, and the last one sets the flag of every
+/// row of the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProductRow {
+    /// What the first product gives.
+    pub hidden: u64,
+    /// What the second product reads.
+    pub middle: u64,
+    /// Its scales.
+    pub middle_scales: u64,
+    /// What the second product gives.
+    pub result: u64,
+    /// Flags of those three, 8 bytes each: hidden, middle, result.
+    pub flags: u64,
+    /// Counters of both products, 4 bytes each.
+    pub counters: u64,
+    /// Bytes from a row to the next.
+    pub bytes: u64,
+}
 
 impl Exchange {
     /// Experts of a rank.
@@ -124,14 +181,52 @@ impl Exchange {
         self.experts / u64::from(self.ranks.count()).max(1)
     }
 
-    /// Bytes from a token's row to the next: its elements, then its scales.
+    /// Bytes from a token's row to the next: its elements, its scales, its flag.
     pub fn row_bytes(&self) -> u64 {
-        bytes(self.row) + (self.scales * DType::F32.bytes()).next_multiple_of(ALIGN)
+        self.row_flag_at() + FLAG
     }
 
-    /// Bytes from the scales of a row to the row.
+    /// Bytes from the start of a row to its scales.
     pub fn scales_at(&self) -> u64 {
         bytes(self.row)
+    }
+
+    /// Bytes from the start of a row to its flag: those of a row that are sent.
+    pub fn row_flag_at(&self) -> u64 {
+        self.scales_at() + bytes((self.scales, DType::F32))
+    }
+
+    /// Bytes from a result to the next: its elements, its flag.
+    pub fn result_bytes(&self) -> u64 {
+        self.result_flag_at() + FLAG
+    }
+
+    /// Bytes from the start of a result to its flag.
+    pub fn result_flag_at(&self) -> u64 {
+        bytes(self.result)
+    }
+
+    /// Where the parts of a row of [`Region::Products`] lie.
+    pub fn product_row(&self) -> ProductRow {
+        let middle = bytes(self.hidden);
+        let middle_scales = middle + bytes(self.middle);
+        let result = middle_scales + bytes((self.middle_scales, DType::F32));
+        let flags = result + bytes(self.result);
+        let counters = flags + 3 * 8;
+        ProductRow {
+            hidden: 0,
+            middle,
+            middle_scales,
+            result,
+            flags,
+            counters,
+            bytes: counters + 2 * 4,
+        }
+    }
+
+    /// Bytes of a block of [`Region::Routes`], `T` standing for `R`.
+    pub fn routes_bytes(&self) -> Dim {
+        Dim::from(Sym::Tokens) * (self.top_k * routes::PAIR) + Dim::from(routes::PAIRS)
     }
 
     /// Most rows that the experts of a rank have: all tokens of the group, each as often as it can
@@ -146,36 +241,16 @@ impl Exchange {
         let (ranks, nodes) = (u64::from(self.ranks.count()), u64::from(self.ranks.nodes()));
         let tokens = Dim::from(Sym::Tokens);
         let pairs = tokens.clone() * self.top_k;
-        // Flags of 8 bytes, as the network's signals are.
-        let flags = |count: Dim| count * 8;
         match region {
-            // Expert and weight of each pair, twice; a flag and a count of tokens for each rank.
-            Region::Routes => pairs * (2 * ranks * 8) + Dim::from(4 * ranks * 8 + 64),
+            Region::Routes => self.routes_bytes() * (2 * ranks) + Dim::from(routes::BLOCKS),
             Region::Chosen => pairs * (ranks * 4),
             Region::Plan => pairs * (ranks * 4) + Dim::from(4 * (self.experts_each() + 2)),
-            Region::Rows => {
-                let rows = tokens * ranks;
-                rows.clone() * self.row_bytes() + flags(rows)
-            }
-            Region::Relay if nodes > 1 => {
-                let rows = tokens * nodes;
-                rows.clone() * self.row_bytes() + flags(rows)
-            }
-            Region::Products => {
-                let scales = (self.middle_scales * DType::F32.bytes()).next_multiple_of(ALIGN);
-                let row = bytes(self.hidden) + bytes(self.middle) + scales + bytes(self.result);
-                // A counter for each row and stage is more than one for each tile.
-                self.most_rows() * (row + 16) + Dim::from(16 * (self.experts_each() + 1))
-            }
-            Region::Results => pairs.clone() * bytes(self.result) + flags(pairs),
-            Region::RelayResults if nodes > 1 => {
-                let rows = pairs * nodes;
-                rows.clone() * bytes(self.result) + flags(rows)
-            }
-            Region::Partials if nodes > 1 => {
-                let rows = tokens * nodes;
-                rows.clone() * bytes(self.result) + flags(rows)
-            }
+            Region::Rows => tokens * (ranks * self.row_bytes()),
+            Region::Relay if nodes > 1 => tokens * (nodes * self.row_bytes()),
+            Region::Products => self.most_rows() * self.product_row().bytes,
+            Region::Results => pairs * self.result_bytes(),
+            Region::RelayResults if nodes > 1 => pairs * (nodes * self.result_bytes()),
+            Region::Partials if nodes > 1 => tokens * (nodes * self.result_bytes()),
             Region::Relay | Region::RelayResults | Region::Partials => Dim::from(0),
         }
     }
@@ -275,9 +350,11 @@ mod tests {
             assert_eq!(bytes(&one, region), 0, "{region}");
             assert!(bytes(&two, region) > 0, "{region}");
         }
-        // A row of 256 bytes, its scales up to 16, and a flag.
-        assert_eq!(bytes(&two, Region::Rows), 80 * (256 + 16 + 8));
+        // A row of 256 bytes, its scales and its flag up to 16 each.
+        assert_eq!(bytes(&two, Region::Rows), 80 * (256 + 16 + 16));
         // Two experts each: a token has at most two rows there.
         assert_eq!(two.most_rows().eval(&sizes), 160);
+        let row = two.product_row();
+        assert!(row.flags.is_multiple_of(8) && row.bytes.is_multiple_of(16), "{row:?}");
     }
 }
