@@ -28,7 +28,8 @@
 //!
 //! In reading order: [`language`] (what e-graphs hold), [`pattern`] and [`rules`] (what equals
 //! what), [`saturate`], [`cost`], [`extract`], [`plan`] (launches, views, buffers),
-//! [`verify_plan`], [`explain`], and [`optimize()`], which calls them in turn.
+//! [`verify_plan`], [`explain`], and [`optimize()`], which calls them in turn. Beside them stands
+//! [`partition`]: which SMs communicate and which compute where experts are spread over ranks.
 
 mod build;
 pub mod cost;
@@ -36,6 +37,7 @@ mod explain;
 mod extract;
 mod language;
 mod optimize;
+pub mod partition;
 mod pattern;
 mod plan;
 mod rules;

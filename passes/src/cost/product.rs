@@ -70,13 +70,21 @@ impl Product {
 
     /// The predicted time with the best tile.
     pub fn estimate(&self, machine: &Machine, tiles: Tiles) -> Estimate {
+        self.best_tile(machine, tiles).1
+    }
+
+    /// Rows and columns of the best tile, and the predicted time with it.
+    pub fn best_tile(&self, machine: &Machine, tiles: Tiles) -> ([f64; 2], Estimate) {
         let rows = [64, 128, 256].into_iter().filter(|rows| *rows <= tiles.rows);
         let columns = (16..=tiles.columns.max(16)).step_by(16);
         let all = rows.flat_map(|rows| columns.clone().map(move |c| [rows as f64, c as f64]));
         let fitting = all.filter(|tile| self.fits(machine, *tile));
-        let estimates = fitting.map(|tile| self.with_tile(machine, tile, tiles.cluster as f64));
-        let best = estimates.min_by(|a, b| a.total.total_cmp(&b.total));
-        best.unwrap_or_else(|| self.with_tile(machine, [64.0, 16.0], 1.0))
+        let with = |tile| (tile, self.with_tile(machine, tile, tiles.cluster as f64));
+        let best = fitting.map(with).min_by(|a, b| a.1.total.total_cmp(&b.1.total));
+        best.unwrap_or_else(|| {
+            let least = [64.0, 16.0];
+            (least, self.with_tile(machine, least, 1.0))
+        })
     }
 
     /// Whether four stages fit shared memory, and sums and a stage's products registers.
