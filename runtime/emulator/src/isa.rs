@@ -34,6 +34,7 @@ mod tensor_map;
 mod video;
 mod warp;
 mod wgmma;
+mod wmma;
 
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
@@ -48,6 +49,7 @@ const FAMILIES: &[(&[&str], Decode)] = &[
     (matrix::OPCODES, matrix::decode),
     (mma::OPCODES, mma::decode),
     (wgmma::OPCODES, wgmma::decode),
+    (wmma::OPCODES, wmma::decode),
     (mbarrier::OPCODES, mbarrier::decode),
     (cluster::OPCODES, cluster::decode),
     (tensor_map::OPCODES, tensor_map::decode),

@@ -13,11 +13,15 @@ pub(crate) mod fragments;
 mod kernels;
 mod lanes;
 pub(crate) mod panel;
+mod sparse;
 mod transpose;
 mod wide;
 
 pub use accumulate::Accumulation;
-pub(crate) use accumulate::{Rule, multiply_add, multiply_add_integers};
+pub(crate) use accumulate::{
+    Rule, count_common_bits, half_bits, multiply_add, multiply_add_integers,
+};
 pub use chain::multiply_e4m3;
 pub(crate) use element::{Accumulator, Element};
 pub(crate) use panel::{Panel, padded};
+pub(crate) use sparse::{Picked, multiply_add_sparse, multiply_sparse};

@@ -19,6 +19,8 @@ pub(crate) struct Member {
     pub(crate) descriptors: [u64; 2],
     /// The predicate `scale-d`.
     pub(crate) adds: bool,
+    /// What lies where in a sparse A, per lane.
+    pub(crate) metadata: Option<[u32; 32]>,
 }
 
 // SAFETY: a member is used only while its warp waits, by the host thread that runs the CTA.

@@ -1,4 +1,10 @@
 //! Matrix products of one warp (PTX ISA 9.7.14.5.14, "mma").
+//!
+//! What kernels use is here; other types and shapes are in [`small`], [`quads`] and [`sparse`].
+
+mod quads;
+mod small;
+pub(super) mod sparse;
 
 use super::matrix::whole_warp;
 use super::operands;
@@ -10,7 +16,7 @@ use crate::ptx::ast::{Instruction, Operand};
 use crate::ptx::types::Type;
 use crate::tensor_core::fragments::{Row, gather, load_columns, load_rows, scatter};
 use crate::tensor_core::{
-    Accumulator, Element, Panel, Rule, multiply_add, multiply_add_integers, padded,
+    Accumulator, Element, Panel, Picked, Rule, multiply_add, multiply_add_integers, padded,
 };
 
 pub(crate) const OPCODES: &[&str] = &["mma"];
@@ -111,16 +117,27 @@ pub(crate) fn decode<'a>(
     if !words.take("sync") || !words.take("aligned") {
         return Err(words.wrong("`.sync.aligned` is missing"));
     }
-    let shape = words.take_any(&["m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32"]);
-    let depth = match shape {
-        Some("m16n8k4") => 4,
-        Some("m16n8k8") => 8,
-        Some("m16n8k16") => 16,
-        Some("m16n8k32") => 32,
-        _ => return Err(words.unsupported("this shape (m16n8k4 to m16n8k32 are known)")),
-    };
+    let shape = words.take_map(Shape::named).ok_or_else(|| words.wrong("the shape is missing"))?;
+    let is_sparse = words.take_any(&["sp", "sp::ordered_metadata"]).is_some();
+    let has = |word: &str| instruction.modifiers.contains(&word);
+    if shape == (Shape { rows: 8, columns: 8, depth: 4 }) && !has("f64") && !is_sparse {
+        return quads::decode(cx, words, instruction, shape);
+    }
     if !words.take("row") || !words.take("col") {
         return Err(words.unsupported("operands lie `.row.col` in this shape"));
+    }
+    let is_quick = shape.rows == 16 && (has("s8") || has("u8")) && matches!(shape.depth, 16 | 32);
+    match is_sparse {
+        _ if has("f64") => return small::decode_doubles(cx, words, instruction, shape),
+        _ if has("s32") && (is_sparse || !is_quick) => {
+            return small::decode_integers(cx, words, instruction, shape, is_sparse);
+        }
+        true => return sparse::decode(cx, words, instruction, shape),
+        false => {}
+    }
+    let depth = shape.depth;
+    if (shape.rows, shape.columns) != (16, 8) {
+        return Err(words.unsupported("these types have no such shape"));
     }
     let saturates = words.take("satfinite");
     let types = words.types();
@@ -132,16 +149,48 @@ pub(crate) fn decode<'a>(
         return Err(words.unsupported("this type of element or accumulator"));
     };
     let form = Form { a, b, accumulator, depth, saturates };
-    let bits = depth * 8 * a.bytes();
+    let bits = depth.saturating_mul(8 * a.bytes());
     if !go_together(a, b, accumulator) || !matches!(bits, 128 | 256) {
         return Err(words.unsupported("these types do not go together, or not in this shape"));
     }
-    let [d, a, b, c] = operands(instruction, words)?;
+    let parts: &[_; 4] = operands(instruction, words)?;
     let [a_count, b_count, c_count] = form.registers();
+    let counts = [(c_count, true), (a_count, false), (b_count, false), (c_count, false)];
+    let list = registers(cx, words, parts, counts, Type::B32)?;
+    let start = cx.push_list(&list);
+    let aux = list.len() as u32;
+    cx.emit(Inst { d: start, aux, imm: form.pack(), ..Decoder::blank(mma) });
+    Ok(())
+}
+
+/// Rows of A, columns of B, and products per sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) rows: u32,
+    pub(super) columns: u32,
+    pub(super) depth: u32,
+}
+
+impl Shape {
+    /// The shape of `m16n8k16`.
+    pub(super) fn named(name: &str) -> Option<Shape> {
+        let (rows, rest) = name.strip_prefix('m')?.split_once('n')?;
+        let (columns, depth) = rest.split_once('k')?;
+        let number = |text: &str| text.parse().ok().filter(|&value: &u32| value <= 256);
+        Some(Shape { rows: number(rows)?, columns: number(columns)?, depth: number(depth)? })
+    }
+}
+
+/// The registers of D, A, B and C, all of type `ty`: how many, and which are written.
+pub(super) fn registers<'a>(
+    cx: &mut Decoder<'a, '_>,
+    words: &Words<'a>,
+    matrices: &[Operand<'a>],
+    counts: [(usize, bool); 4],
+    ty: Type,
+) -> Result<Vec<Reg>, Error> {
     let mut list = Vec::new();
-    for (operand, count, writes) in
-        [(d, c_count, true), (a, a_count, false), (b, b_count, false), (c, c_count, false)]
-    {
+    for (operand, (count, writes)) in matrices.iter().zip(counts) {
         let single = std::slice::from_ref(operand);
         let parts = match operand {
             Operand::Vector(parts) => parts.as_slice(),
@@ -152,15 +201,12 @@ pub(crate) fn decode<'a>(
         }
         for part in parts {
             list.push(match writes {
-                true => cx.dst(part, Type::B32, words)?,
-                false => cx.src(part, Type::B32, words)?,
+                true => cx.dst(part, ty, words)?,
+                false => cx.src(part, ty, words)?,
             });
         }
     }
-    let start = cx.push_list(&list);
-    let aux = list.len() as u32;
-    cx.emit(Inst { d: start, aux, imm: form.pack(), ..Decoder::blank(mma) });
-    Ok(())
+    Ok(list)
 }
 
 /// `d` the list of registers of D, A, B and C.
@@ -180,7 +226,7 @@ unsafe fn mma(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
         // SAFETY: a register of this frame.
         unsafe { frame.add(reg as usize).cast() }
     };
-    let Tiles { a: panel, b: columns, c: tile, sums } = &mut cx.worker.tiles;
+    let Tiles { a: panel, b: columns, c: tile, sums, .. } = &mut cx.worker.tiles;
     let rule = Rule::new(cx.launch.accumulation, form.a, form.accumulator, false);
     panel.with_exponents = rule.needs_exponents();
     columns.with_exponents = rule.needs_exponents();
@@ -202,6 +248,7 @@ pub(crate) struct Tiles {
     pub(super) b: Panel,
     pub(super) c: Vec<f32>,
     pub(super) sums: Vec<f32>,
+    pub(super) picked: Picked,
 }
 
 /// Adds `A·B` to the tile, whose words are int32 for integers.

@@ -6,6 +6,7 @@
 //! schedule decides.
 
 use super::matrix::whole_warp;
+use super::mma::sparse::{self, Metadata, Pattern};
 use super::mma::{
     Tiles, accumulator_of, element_of, go_together, multiply, pack_types, unpack_types,
 };
@@ -21,7 +22,7 @@ use crate::ptx::ast::{Instruction, Operand};
 use crate::ptx::types::Type;
 use crate::tensor_core::descriptor::{Major, MatrixDescriptor, is_width};
 use crate::tensor_core::fragments::{Row, accumulator_registers, gather, load_rows, scatter};
-use crate::tensor_core::{Accumulator, Element, Rule, padded};
+use crate::tensor_core::{Accumulator, Element, Rule, count_common_bits, multiply_sparse, padded};
 
 pub(crate) const OPCODES: &[&str] = &["wgmma"];
 
@@ -38,6 +39,12 @@ struct Form {
     /// imm-trans-a and -b are 1.
     transpose: [bool; 2],
     saturates: bool,
+    /// Single bits, of which the sums count those that are set in both (`.and.popc`).
+    is_bits: bool,
+    /// Half of A is stored; metadata says which (9.7.15.6).
+    is_sparse: bool,
+    /// The lanes of each four that give metadata begin here.
+    selector: u32,
 }
 
 impl Form {
@@ -49,9 +56,13 @@ impl Form {
             self.transpose[0],
             self.transpose[1],
             self.saturates,
+            self.is_bits,
+            self.is_sparse,
         ];
         let bits = flags.iter().enumerate().fold(0, |all, (at, &one)| all | u64::from(one) << at);
-        pack_types(self.a, self.b, self.accumulator) | u64::from(self.columns) << 16 | bits << 32
+        let columns = u64::from(self.columns);
+        let types = pack_types(self.a, self.b, self.accumulator);
+        types | columns << 16 | bits << 32 | u64::from(self.selector) << 48
     }
 
     fn unpack(bits: u64) -> Form {
@@ -66,11 +77,20 @@ impl Form {
             negate: [flag(1), flag(2)],
             transpose: [flag(3), flag(4)],
             saturates: flag(5),
+            is_bits: flag(6),
+            is_sparse: flag(7),
+            selector: (bits >> 48 & 3) as u32,
         }
     }
 
+    /// Elements of a row of A that are stored.
     fn depth(self) -> usize {
         (32 / self.a.bytes()) as usize
+    }
+
+    /// Elements of a column of B.
+    fn b_depth(self) -> usize {
+        if self.is_sparse { 2 * self.depth() } else { self.depth() }
     }
 
     fn d_count(self) -> usize {
@@ -112,26 +132,37 @@ fn decode_product<'a>(
     words: &mut Words<'a>,
     instruction: &Instruction<'a>,
 ) -> Result<(), Error> {
-    if words.take("sp") {
-        return Err(words.unsupported("sparse products"));
-    }
+    let is_sparse = words.take("sp");
     let shape = words.take_map(|word| word.strip_prefix("m64n"));
     let shape = shape.and_then(|rest| rest.split_once('k'));
     let shape = shape.and_then(|(n, k)| Some((n.parse::<u32>().ok()?, k.parse::<u32>().ok()?)));
     let (columns, depth) = shape.ok_or_else(|| words.wrong("the shape is missing"))?;
     let saturates = words.take("satfinite");
+    // Bits go as bytes of eight.
+    let is_bits = words.take("b1") && words.take("b1") && words.take("and") && words.take("popc");
     let (accumulator, a, b) = match words.types().as_slice() {
+        &[d] if is_bits => (accumulator_of(d), Some(Element::U8), Some(Element::U8)),
         &[d, a, b] => (accumulator_of(d), element_of(a), element_of(b)),
         _ => return Err(words.wrong("three types are needed")),
     };
     let (Some(accumulator), Some(a), Some(b)) = (accumulator, a, b) else {
         return Err(words.unsupported("this type of element or accumulator"));
     };
-    if !go_together(a, b, accumulator) || depth * a.bytes() != 32 || !is_width(a, columns) {
+    let expected = match (is_bits, is_sparse) {
+        (true, _) => 256,
+        (false, true) => 64 / a.bytes(),
+        (false, false) => 32 / a.bytes(),
+    };
+    let odd = is_bits && (is_sparse || saturates);
+    if !go_together(a, b, accumulator) || depth != expected || !is_width(a, columns) || odd {
         return Err(words.wrong("these types do not go together, or not in this shape"));
     }
-    let [d, x, y, scale, rest @ ..] = instruction.operands.as_slice() else {
-        return Err(words.wrong("D, A, B and scale-d are needed"));
+    let (d, x, y, metadata, scale, rest) = match instruction.operands.as_slice() {
+        [d, x, y, metadata, selector, scale, rest @ ..] if is_sparse => {
+            (d, x, y, Some((metadata, selector)), scale, rest)
+        }
+        [d, x, y, scale, rest @ ..] if !is_sparse => (d, x, y, None, scale, rest),
+        _ => return Err(words.wrong("D, A, B and scale-d are needed")),
     };
     let mut form = Form {
         a,
@@ -142,6 +173,9 @@ fn decode_product<'a>(
         negate: [false; 2],
         transpose: [false; 2],
         saturates,
+        is_bits,
+        is_sparse,
+        selector: 0,
     };
     decode_immediates(&mut form, rest, words)?;
     let mut list = Vec::new();
@@ -171,6 +205,11 @@ fn decode_product<'a>(
         scale => cx.pred_src(scale, words)?,
     };
     (inst.c, inst.aux) = (c, flip);
+    if let Some((word, selector)) = metadata {
+        // A pair of lanes begins at 0 or 2.
+        form.selector = 2 * sparse::selector(selector, a.bytes() == 1, false, words)?;
+        list.push(cx.src(word, Type::B32, words)?);
+    }
     inst.d = cx.push_list(&list);
     inst.imm = form.pack();
     cx.emit(inst);
@@ -365,8 +404,15 @@ unsafe fn member(cx: &mut Cx<'_>, inst: &Inst) -> Result<Member, Flow> {
     let (warp, frame, adds) = (cx.warp.index, cx.frame, scale != 0);
     let follows = cx.follows_products();
     let products = follows.then(|| std::ptr::from_mut(&mut cx.warp.products));
+    let form = Form::unpack(inst.imm);
+    let metadata = form.is_sparse.then(|| {
+        let at = form.d_count() + if form.a_in_registers { 4 } else { 0 };
+        let reg = cx.function.lists[inst.d as usize + at];
+        // SAFETY: an operand of this frame.
+        unsafe { *cx.row32(reg) }
+    });
     let inst = std::ptr::from_ref(inst);
-    Ok(Member { warp, frame, products, inst, descriptors, adds })
+    Ok(Member { warp, frame, products, inst, descriptors, adds, metadata })
 }
 
 /// Computes the product for the four warps, each of which holds 16 rows.
@@ -401,13 +447,13 @@ unsafe fn compute(
         Ok(())
     };
     let major = |transposed: bool| if transposed { Major::Line } else { Major::Depth };
-    let Tiles { a: rows, b, c: tile, sums } = &mut cx.worker.tiles;
+    let Tiles { a: rows, b, c: tile, sums, picked } = &mut cx.worker.tiles;
     let [a_bits, b_bits] = members[0].descriptors;
     let rule = Rule::new(cx.launch.accumulation, form.a, form.accumulator, true);
     for panel in [&mut *rows, &mut *b] {
         panel.with_exponents = rule.needs_exponents();
     }
-    b.reset_columns(columns, depth, form.b, form.negate[1]);
+    b.reset_columns(columns, form.b_depth(), form.b, form.negate[1]);
     MatrixDescriptor::decode(b_bits)?.load(major(form.transpose[1]), columns, b, read)?;
     let descriptor =
         if form.a_in_registers { None } else { Some(MatrixDescriptor::decode(a_bits)?) };
@@ -433,7 +479,17 @@ unsafe fn compute(
         } else if !ready {
             gather(form.accumulator, columns, tile, |index| row(d[index]));
         }
-        multiply(rule, (rows, b), tile, sums, form.saturates);
+        match member.metadata {
+            Some(words) => {
+                let (pattern, row_is_word) = (Pattern::of(form.a), form.a.bytes() == 1);
+                let metadata = Metadata { words, selector: form.selector, row_is_word };
+                multiply_sparse(rule, (rows, b), tile, picked, form.saturates, |line, place| {
+                    metadata.column(pattern, line, place)
+                });
+            }
+            None if form.is_bits => count_common_bits(rows, b, tile),
+            None => multiply(rule, (rows, b), tile, sums, form.saturates),
+        }
         if !is_kept {
             scatter(form.accumulator, columns, tile, |index| row(d[index]));
         }

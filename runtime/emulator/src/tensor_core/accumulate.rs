@@ -138,6 +138,20 @@ pub(crate) fn multiply_add_integers(
     }
 }
 
+/// Adds to C, whose words are int32, how many bits are set in both: elements are bytes of eight.
+pub(crate) fn count_common_bits(a: &Panel, b: &Panel, c: &mut [f32]) {
+    for (line, row) in c.chunks_exact_mut(b.lines).enumerate().take(a.lines) {
+        for (column, word) in row.iter_mut().enumerate() {
+            let bits = |k: usize| {
+                let (x, y) = (a.values[line * a.depth + k], b.values[k * b.lines + column]);
+                (x as u8 & y as u8).count_ones()
+            };
+            let sum: u32 = (0..a.depth).map(bits).sum();
+            *word = f32::from_bits(word.to_bits().wrapping_add(sum));
+        }
+    }
+}
+
 /// One element of the result, without vectors and for every value.
 pub(super) fn one_sum(rule: Rule, a: &Panel, b: &Panel, at: (usize, usize), c: f32) -> f32 {
     let (row, column) = at;

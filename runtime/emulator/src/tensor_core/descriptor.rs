@@ -66,7 +66,10 @@ impl MatrixDescriptor {
         let width = self.span;
         let offset = match (major, width) {
             (Major::Depth, 1) => group * self.stride + chunk * self.leading,
-            (Major::Depth, _) => group * self.stride + chunk * 16,
+            // More than one pattern along the depth occurs only where B is twice as deep as A.
+            (Major::Depth, _) => {
+                group * self.stride + chunk % width * 16 + chunk / width * self.leading
+            }
             (Major::Line, 1) => group * self.leading + chunk * self.stride,
             (Major::Line, _) => {
                 group * self.stride + chunk % width * 16 + chunk / width * self.leading

@@ -147,6 +147,33 @@ impl Panel {
         }
     }
 
+    /// Makes the panel an A of `count` rows that are all the row `line` of `from`.
+    pub(crate) fn repeat_row(&mut self, from: &Panel, line: usize, count: usize) {
+        (self.lines, self.depth, self.is_columns) = (count, from.depth, false);
+        (self.element, self.with_exponents) = (from.element, from.with_exponents);
+        let own = line * from.depth..(line + 1) * from.depth;
+        self.values.clear();
+        self.exponents.clear();
+        for _ in 0..count {
+            self.values.extend_from_slice(&from.values[own.clone()]);
+            self.exponents.extend_from_slice(&from.exponents[own.clone()]);
+        }
+    }
+
+    /// Makes the panel a B of these depths of `from`; one beyond its end is the last one.
+    pub(crate) fn pick_depths(&mut self, from: &Panel, depths: impl Iterator<Item = usize>) {
+        (self.lines, self.depth, self.is_columns) = (from.lines, 0, true);
+        (self.element, self.with_exponents) = (from.element, from.with_exponents);
+        self.values.clear();
+        self.exponents.clear();
+        for k in depths {
+            let at = k.min(from.depth.saturating_sub(1)) * from.lines;
+            self.values.extend_from_slice(&from.values[at..at + from.lines]);
+            self.exponents.extend_from_slice(&from.exponents[at..at + from.lines]);
+            self.depth += 1;
+        }
+    }
+
     /// Decodes what was put; the panel is then ready.
     pub(crate) fn finish(&mut self) {
         #[cfg(target_arch = "x86_64")]
