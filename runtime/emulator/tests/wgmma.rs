@@ -290,6 +290,175 @@ fn a_words(product: &Product) -> Vec<u32> {
     out
 }
 
+/// A program that multiplies what lies in registers and, with the 128-byte swizzle, in the first
+/// `columns` rows of shared memory; `x` holds B's rows of 128 bytes, then per thread `words`.
+fn with_a_in_registers(columns: usize, instruction: &str, words: usize) -> String {
+    let d = columns / 2;
+    let list: Vec<String> = (0..d).map(|index| format!("%d{index}")).collect();
+    let instruction = instruction.replace("{D}", &format!("{{{}}}", list.join(", ")));
+    let at = columns * 128;
+    let mut body = format!(
+        ".reg .b32 %d<{d}>; .reg .b32 %a<8>; .shared .align 1024 .b8 s[{at}];\n\
+         mov.u32 %r1, %t;\n\
+         fill: shl.b32 %r2, %r1, 4; cvt.u64.u32 %rd1, %r2; add.u64 %rd1, %rd1, %x;\n\
+         ld.global.v4.b32 {{%r3, %r4, %r5, %r6}}, [%rd1];\n\
+         shr.u32 %r7, %r2, 3; and.b32 %r7, %r7, 112; xor.b32 %r7, %r7, %r2;\n\
+         mov.u32 %r8, s; add.u32 %r8, %r8, %r7; st.shared.v4.b32 [%r8], {{%r3, %r4, %r5, %r6}};\n\
+         add.u32 %r1, %r1, 128; setp.lt.u32 %p1, %r1, {}; @%p1 bra fill;\n\
+         mad.lo.u32 %r2, %t, {}, {at}; cvt.u64.u32 %rd1, %r2; add.u64 %rd1, %rd1, %x;\n",
+        at / 16,
+        4 * words,
+    );
+    for word in 0..words {
+        body += &format!("ld.global.b32 %a{word}, [%rd1+{}];\n", 4 * word);
+    }
+    for index in 0..d {
+        body += &format!("mov.b32 %d{index}, {index};\n");
+    }
+    body += &format!(
+        "fence.proxy.async; bar.sync 0; mov.b64 %rd3, 0x4000004000010040; setp.eq.u32 %p2, 1, 1;\n\
+         wgmma.fence.sync.aligned; {instruction}\n\
+         wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;\n\
+         mad.lo.u32 %r2, %t, {}, 0; cvt.u64.u32 %rd1, %r2; add.u64 %rd1, %rd1, %y;\n",
+        4 * d
+    );
+    for index in 0..d {
+        body += &format!("st.global.b32 [%rd1+{}], %d{index};\n", 4 * index);
+    }
+    kernel(&body)
+}
+
+/// Row and column of element `index` of a thread's accumulator.
+fn place(thread: usize, index: usize) -> (usize, usize) {
+    let lane = thread % 32;
+    (
+        thread / 32 * 16 + lane / 4 + 8 * (index / 2 % 2),
+        8 * (index / 4) + 2 * (lane % 4) + index % 2,
+    )
+}
+
+#[test]
+fn single_bits_are_counted() {
+    let columns = 32;
+    let bit = |seed: usize, line: usize, k: usize| {
+        (seed * 77 + line * 1009 + k * 9176 + line * k).wrapping_mul(2_654_435_761) >> 13 & 1
+    };
+    let text = with_a_in_registers(
+        columns,
+        "wgmma.mma_async.sync.aligned.m64n32k256.s32.b1.b1.and.popc \
+         {D}, {%a0, %a1, %a2, %a3}, %rd3, %p2;",
+        4,
+    );
+    let mut x = vec![0u8; columns * 128];
+    for column in 0..columns {
+        for k in 0..256 {
+            x[column * 128 + k / 8] |= (bit(1, column, k) << (k % 8)) as u8;
+        }
+    }
+    for thread in 0..128 {
+        for register in 0..4 {
+            let row = thread / 32 * 16 + thread % 32 / 4 + 8 * (register % 2);
+            let word = (0..32).fold(0u32, |word, i| {
+                word | (bit(0, row, 32 * (thread % 4) + 128 * (register / 2) + i) as u32) << i
+            });
+            x.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+    let out = words(&run(&text, &block(128), &x, &vec![0; 128 * columns * 2]).unwrap());
+    for thread in 0..128 {
+        for index in 0..columns / 2 {
+            let (row, column) = place(thread, index);
+            let both = (0..256).filter(|&k| bit(0, row, k) & bit(1, column, k) == 1).count();
+            assert_eq!(out[thread * columns / 2 + index], (both + index) as u32);
+        }
+    }
+}
+
+#[test]
+fn a_sparse_a_meets_the_columns_that_metadata_names() {
+    // Type, bytes of an element, dense depth, whether a row has words of metadata of its own.
+    for (ty, size, depth, row_is_word, selector) in
+        [("bf16", 2, 32, false, 0), ("bf16", 2, 32, false, 1), ("s8", 1, 64, true, 0)]
+    {
+        let columns = 64;
+        let value = |seed: usize, line: usize, k: usize| {
+            ((seed * 7 + line * 31 + k * 17 + line * k) % 9) as i32 - 4
+        };
+        let encode = |value: i32| match ty {
+            "bf16" => (value as f32).to_bits() >> 16,
+            _ => u32::from(value as u8),
+        };
+        let pairs = [0b0100, 0b1000, 0b1001, 0b1100, 0b1101, 0b1110];
+        let nibble = |row: usize, chunk: usize| pairs[(row * 5 + chunk * 3 + row * chunk) % 6];
+        let dense = |row: usize, stored: usize| {
+            4 * (stored / 2) + (nibble(row, stored / 2) >> (2 * (stored % 2)) & 3)
+        };
+        let (d, tail) = if ty == "bf16" { ("f32", ", 1, 1, 0") } else { ("s32", "") };
+        let text = with_a_in_registers(
+            columns,
+            &format!(
+                "wgmma.mma_async.sp.sync.aligned.m64n64k{depth}.{d}.{ty}.{ty} \
+                 {{D}}, {{%a0, %a1, %a2, %a3}}, %rd3, %a4, {selector}, %p2{tail};"
+            ),
+            5,
+        );
+        let mut x = vec![0u8; columns * 128];
+        for column in 0..columns {
+            for k in 0..depth {
+                let bytes = encode(value(1, column, k)).to_le_bytes();
+                let at = column * 128 + k * size;
+                x[at..at + size].copy_from_slice(&bytes[..size]);
+            }
+        }
+        let per_word = 4 / size;
+        for thread in 0..128 {
+            let (group, member) = (thread % 32 / 4, thread % 4);
+            let warp_row = thread / 32 * 16;
+            for register in 0..4 {
+                let row = warp_row + group + 8 * (register % 2);
+                let word = (0..per_word).fold(0, |word, element| {
+                    let stored = per_word * (member + 4 * (register / 2)) + element;
+                    word | encode(value(0, row, dense(row, stored))) << (8 * size * element)
+                });
+                x.extend_from_slice(&word.to_le_bytes());
+            }
+            let nibbles = |row: usize, first: usize, count: usize| {
+                (0..count).fold(0u32, |all, i| {
+                    all | (nibble(warp_row + row, first + i) as u32) << (4 * i)
+                })
+            };
+            let metadata = match row_is_word {
+                true => nibbles(group + 8 * (member % 2), 8 * (member / 2), 8),
+                false if member / 2 == selector => {
+                    let first = 4 * (member % 2);
+                    nibbles(group, first, 4) | nibbles(group + 8, first, 4) << 16
+                }
+                false => 0x1234_5678,
+            };
+            x.extend_from_slice(&metadata.to_le_bytes());
+        }
+        let out = words(&run(&text, &block(128), &x, &vec![0; 128 * columns * 2]).unwrap());
+        for thread in 0..128 {
+            for index in 0..columns / 2 {
+                let (row, column) = place(thread, index);
+                let sum: i32 = (0..depth / 2)
+                    .map(|stored| dense(row, stored))
+                    .map(|k| value(0, row, k) * value(1, column, k))
+                    .sum();
+                let got = out[thread * columns / 2 + index];
+                match ty {
+                    // The accumulator starts at the bits `index`, a subnormal number.
+                    "bf16" if sum == 0 => assert!(f32::from_bits(got).abs() < 1e-30),
+                    "bf16" => {
+                        assert_eq!(f32::from_bits(got), sum as f32, "row {row} column {column}")
+                    }
+                    _ => assert_eq!(got as i32, sum + index as i32, "row {row} column {column}"),
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn every_type_gives_its_sums() {
     for (operand, result) in [
