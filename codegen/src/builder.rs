@@ -18,6 +18,8 @@ pub(crate) mod float;
 pub(crate) mod integer;
 pub(crate) mod mbarrier;
 pub(crate) mod memory;
+pub(crate) mod network;
+pub(crate) mod order;
 pub(crate) mod roles;
 pub(crate) mod special;
 pub(crate) mod tensor_copy;
@@ -39,6 +41,7 @@ use melior::ir::{
 };
 use mlir_sys::MlirBlock;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 
 /// Name, threads and parameters of the kernel under construction.
 #[derive(Clone, Debug)]
@@ -68,6 +71,8 @@ pub(crate) struct Builder<'c> {
     shared: RefCell<Vec<(String, u64)>>,
     /// Whether the kernel uses dynamic shared memory.
     dynamic_shared: Cell<bool>,
+    /// Functions that are called and linked later.
+    externs: RefCell<BTreeSet<&'static str>>,
 }
 
 /// The types that kernels use.
@@ -114,6 +119,9 @@ impl<'c> Builder<'c> {
                 let array = shared_array(context, &name, 0, Linkage::External);
                 module.body().append_operation(array);
             }
+            for declaration in builder.declarations() {
+                module.body().append_operation(declaration);
+            }
         }
         module.body().append_operation(function(context, &signature, region));
         module
@@ -134,6 +142,7 @@ impl<'c> Builder<'c> {
             entry: block,
             shared: RefCell::default(),
             dynamic_shared: Cell::new(false),
+            externs: RefCell::default(),
         }
     }
 

@@ -10,6 +10,7 @@ mod check;
 mod columns;
 mod combine;
 mod elements;
+mod exchange;
 mod expert_row;
 mod factors;
 mod gather;
@@ -168,10 +169,10 @@ pub(crate) fn design(
             let operands = [dy, dy_scale, x, x_scale];
             weight_gradient::design(operands, dw, [*block, *promote_every], *grouped, target)?
         }
-        KernelSpec::ExchangeRoutes { .. } | KernelSpec::SpreadExperts(_) => {
-            let message = format!("there is no code for `{}` yet", spec.family());
-            return Err(Diagnostic::error("E0902", message));
+        KernelSpec::ExchangeRoutes { exchange, chosen, weight } => {
+            exchange::routes(exchange, chosen, weight)?
         }
+        KernelSpec::SpreadExperts(experts) => exchange::spread(experts, step, target)?,
         KernelSpec::Combine { y, weight, adds, out } => combine::design(y, weight, adds, out, step),
         KernelSpec::Reduce { x, out, f } => reduce::reduce(x, out, *f, step),
         KernelSpec::Softmax { x, out } => reduce::softmax(x, out, step),

@@ -17,6 +17,11 @@ impl<'k> Tensor<'k> {
         Self { base: b.operand(index), view: view.clone() }
     }
 
+    /// What lies from an address on, laid out as the view says.
+    pub(crate) fn new(base: Ptr<'k>, view: &View) -> Self {
+        Self { base, view: view.clone() }
+    }
+
     /// The same operand; nothing writes it while the kernel runs.
     pub(crate) fn read_only(self) -> Self {
         Self { base: self.base.read_only(), ..self }

@@ -75,6 +75,13 @@ impl<'k> Val<'k, u16> {
     }
 }
 
+impl<'k> I64<'k> {
+    /// The lower 32 bits.
+    pub(crate) fn low_word(self) -> I32<'k> {
+        self.apply("arith.trunci", &[], &[])
+    }
+}
+
 impl<'k> I32<'k> {
     fn compare(self, how: Compare, other: Self) -> Bool<'k> {
         let predicate: Attribute<'k> = self.b.parse(&format!("{} : i64", how as i64));

@@ -1,7 +1,7 @@
 //! Pointers, loads and stores. PTX ISA 9.7.9 (`ld`, `st`).
 
 use super::value::Scalar;
-use super::{Builder, F32, I32, I64, Val, bug};
+use super::{Bool, Builder, F32, I32, I64, Val, bug};
 use melior::ir::attribute::{FlatSymbolRefAttribute, TypeAttribute};
 use melior::ir::{Attribute, Type, Value};
 
@@ -110,6 +110,11 @@ impl<'k> Ptr<'k> {
         self.b.op("llvm.store", &[value, self.raw], &[], &plain.attributes(bytes));
     }
 
+    /// A pointer to writable memory of a device.
+    pub(super) fn global(b: &'k Builder<'k>, raw: Value<'k, 'k>) -> Self {
+        Self::new(b, raw, Space::Global)
+    }
+
     /// A pointer to writable memory.
     pub(super) fn new(b: &'k Builder<'k>, raw: Value<'k, 'k>, space: Space) -> Self {
         Self { b, raw, space, read_only: false }
@@ -123,6 +128,19 @@ impl<'k> Ptr<'k> {
     /// The builder that this belongs to.
     pub(super) fn builder(self) -> &'k Builder<'k> {
         self.b
+    }
+
+    /// One address if the condition holds, else the other.
+    pub(crate) fn either(condition: Bool<'k>, then: Self, otherwise: Self) -> Self {
+        let b = then.b;
+        let operands = [condition.raw, then.raw, otherwise.raw];
+        let raw = b.value("llvm.select", &operands, b.types.global, &[]);
+        Self::new(b, raw, then.space)
+    }
+
+    /// `index * stride` bytes further, where both are known only to the device.
+    pub(crate) fn index_by(self, index: I32<'k>, stride: I64<'k>) -> Self {
+        self.add(index.wide() * stride)
     }
 
     /// One scalar, aligned to its size.

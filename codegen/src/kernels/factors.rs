@@ -12,6 +12,16 @@ pub(super) struct Factors {
     pub(super) a: View,
     pub(super) w: View,
     pub(super) scales: Option<Scales>,
+    pub(super) places: Places,
+}
+
+/// Which operands of the kernel they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places {
+    pub(super) a: usize,
+    pub(super) a_scale: usize,
+    pub(super) w: usize,
+    pub(super) w_scale: usize,
 }
 
 /// Where the scales of FP8 factors lie.
@@ -30,7 +40,8 @@ pub(super) struct Scales {
 impl Factors {
     /// Factors that are numbers as they stand.
     pub(super) fn plain(a: &View, w: &View) -> Self {
-        Self { a: a.clone(), w: w.clone(), scales: None }
+        let places = Places { a: 0, a_scale: 0, w: 1, w_scale: 1 };
+        Self { a: a.clone(), w: w.clone(), scales: None, places }
     }
 
     /// FP8 factors; views in the order of their operands: a, its scales, w, its scales.
@@ -40,7 +51,8 @@ impl Factors {
         promote_every: u64,
     ) -> Self {
         let scales = Scales { a: a_scale.clone(), w: w_scale.clone(), block, promote_every };
-        Self { scales: Some(scales), ..Self::plain(a, w) }
+        let places = Places { a: 0, a_scale: 1, w: 2, w_scale: 3 };
+        Self { scales: Some(scales), places, ..Self::plain(a, w) }
     }
 
     /// Whether tensor cores may sum the products of a block: those of FP8 keep 13 fraction bits.
@@ -53,7 +65,7 @@ impl Factors {
         self.w.shape[self.w.shape.len() - 2].constant().unwrap_or(0)
     }
 
-    /// How many operands these are: the kernel's first.
+    /// How many operands these are: the kernel's first, where nothing else is said.
     pub(super) fn operands(&self) -> usize {
         if self.scales.is_some() { 4 } else { 2 }
     }
@@ -61,14 +73,14 @@ impl Factors {
     /// The operands of the kernel under construction.
     pub(super) fn bind<'k>(&self, b: &'k Builder<'k>) -> Bound<'k> {
         let operand = |i: usize, view: &View| Tensor::operand(b, i, view).read_only();
-        let matrix = |i: usize, view: &View, scale: Option<&View>| Matrix {
+        let matrix = |i: usize, view: &View, at: usize, scale: Option<&View>| Matrix {
             data: operand(i, view),
-            scale: scale.map(|scale| operand(i + 1, scale)),
+            scale: scale.map(|scale| operand(at, scale)),
         };
-        let scales = self.scales.as_ref();
+        let (scales, places) = (self.scales.as_ref(), self.places);
         Bound {
-            a: matrix(0, &self.a, scales.map(|s| &s.a)),
-            w: matrix(self.operands() / 2, &self.w, scales.map(|s| &s.w)),
+            a: matrix(places.a, &self.a, places.a_scale, scales.map(|s| &s.a)),
+            w: matrix(places.w, &self.w, places.w_scale, scales.map(|s| &s.w)),
         }
     }
 }

@@ -33,8 +33,9 @@ mod schedule;
 mod tile;
 
 pub(super) use dense::design;
+pub(super) use expert_tiles::{ExpertTile, ExpertTiles, Rows};
 pub(super) use gradient::design as gradient;
-pub(super) use grouped::design as grouped;
+pub(super) use grouped::{Load, Sorted, SortedRows, design as grouped};
 pub(super) use masked::design as masked;
 pub(super) use operand::tensor_map;
 pub(super) use tile::SCALE_BLOCK;

@@ -158,7 +158,7 @@ fn divisor(size: u64) -> i32 {
 impl Product {
     /// From views whose last two axes are the matrices' rows and columns.
     pub(super) fn new(factors: &Factors, add: Option<&View>, c: &View) -> Self {
-        let Factors { a, w, scales } = factors;
+        let Factors { a, w, scales, .. } = factors;
         let k = w.shape[w.shape.len() - 1].clone();
         let n = w.shape[w.shape.len() - 2].clone();
         let (mut a, mut w) = (Side::new(a), Side::new(w));

@@ -107,6 +107,15 @@ pub(super) struct Quantized<'k> {
 const GREATEST: f32 = 448.0;
 
 impl<'k> Quantized<'k> {
+    /// Results in tensors that are no operands of their own: FP8 and scales.
+    pub(super) fn new(
+        b: &'k Builder<'k>,
+        [q, scale]: [Tensor<'k>; 2],
+        format: ScaleFormat,
+    ) -> Self {
+        Self { b, out: None, q, scale, format }
+    }
+
     /// Stores a block: numbers, scale, FP8. All lanes of its group must come here.
     pub(super) fn store<'r>(&self, block: &Block<'k, 'r>, values: &Values<'k, 'r>)
     where

@@ -73,8 +73,14 @@ impl Tile {
         let a = Filled::new(b, self.rows, way_of_a, product.a, a);
         let w = Filled::new(b, self.columns, way_of_w, product.w, &w_row);
         let across = (self.columns / self.block_columns) as i32;
-        let row = (b.thread() / across) * self.block_rows as i32;
-        let column = (b.thread() % across) * self.block_columns as i32;
+        // Threads that have no block of their own compute the last one again and store nothing.
+        let busy = (b.threads() > self.threads()).then(|| b.thread().lt(b.i32(self.threads())));
+        let thread = match busy {
+            None => b.thread(),
+            Some(_) => b.thread().min(b.i32(self.threads() - 1)),
+        };
+        let row = (thread / across) * self.block_rows as i32;
+        let column = (thread % across) * self.block_columns as i32;
         let k = b.size(&product.k);
         let whole = product.k.div_exact(SLICE).is_some();
         let zeros = vec![b.f32(0.0); (self.block_rows * self.block_columns) as usize];
@@ -89,7 +95,8 @@ impl Tile {
         });
         for (i, values) in sums.chunks(self.block_columns as usize).enumerate() {
             let row = out(row + b.i32(i));
-            b.if_(row.exists, || self.store(b, product, row, first + column, values));
+            let exists = busy.map_or(row.exists, |busy| row.exists & busy);
+            b.if_(exists, || self.store(b, product, row, first + column, values));
         }
     }
 

@@ -67,8 +67,16 @@ impl<'k, 't, 'r> Consumer<'k, 't, 'r> {
         let run = |boundary: u64| {
             let adds_nothing = b.i32(0).anew();
             let Start { scales, place, count, .. } = *at;
-            let multiplier =
-                scaled::Multiplier { b, ring, scales, first_row, releases, adds_nothing, boundary };
+            let multiplier = scaled::Multiplier {
+                b,
+                ring,
+                scales,
+                of_w: self.factors.places.w_scale,
+                first_row,
+                releases,
+                adds_nothing,
+                boundary,
+            };
             let rows = multiplier.rows_of_w(place);
             let start = multiplier.start(&rows, count);
             let step = |step, state| multiplier.step(&rows, step, state);

@@ -39,7 +39,7 @@ pub(in crate::kernels) fn design(
     step: Workload,
     target: &Target,
 ) -> Option<Dense> {
-    let Factors { a, w, scales } = factors;
+    let Factors { a, w, scales, .. } = factors;
     let [batch, columns, k] = [0, 1, 2].map(|axis| w.shape[axis].constant());
     let (batch, columns, k) = (batch?, columns?, k?);
     let dense = [Some(c), add].into_iter().flatten().all(|view| view.strides[2] == 1);
@@ -94,7 +94,7 @@ pub(in crate::kernels) fn design(
 
 /// Whether tensor cores multiply these types, with these scales.
 pub(super) fn multiplies(factors: &Factors) -> bool {
-    let Factors { a, w, scales } = factors;
+    let Factors { a, w, scales, .. } = factors;
     match scales {
         None => matches!(a.dtype, DType::Bf16 | DType::F16) && a.dtype == w.dtype,
         // A step along `k` is a block.

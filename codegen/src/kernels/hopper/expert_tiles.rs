@@ -3,24 +3,27 @@
 //! The rows of each expert are cut into blocks; how many there are is known only on the device.
 //! Tiles are counted by blocks of all experts in turn, the tiles of a block side by side.
 
-use super::ring::Parity;
 use super::schedule::Place;
-use super::tile::Tile;
-use crate::builder::{Builder, I32, Ptr};
+use crate::builder::{Builder, Carried, I32, Ptr};
 
 /// The experts' tiles, as a warp finds them.
-pub(super) struct ExpertTiles<'k, 't> {
-    pub(super) b: &'k Builder<'k>,
-    pub(super) tile: &'t Tile,
-    pub(super) rows: Rows<'k>,
-    pub(super) experts: u64,
+pub(in crate::kernels) struct ExpertTiles<'k> {
+    pub(in crate::kernels) b: &'k Builder<'k>,
+    pub(in crate::kernels) rows: Rows<'k>,
+    pub(in crate::kernels) experts: u64,
+    /// Rows and columns of a tile.
+    pub(in crate::kernels) tile: [u64; 2],
     /// Tiles side by side.
-    pub(super) across: u64,
+    pub(in crate::kernels) across: u64,
+    /// CTAs that compute them.
+    pub(in crate::kernels) ctas: u64,
+    /// CTAs of the launch before those.
+    pub(in crate::kernels) before: u64,
 }
 
 /// Where the experts' rows are.
 #[derive(Clone, Copy)]
-pub(super) enum Rows<'k> {
+pub(in crate::kernels) enum Rows<'k> {
     /// Those of all experts in turn, between the offsets that a plan of routes begins with.
     Sorted(Ptr<'k>),
     /// Each expert's in a place of its own, from its beginning on: how many of `capacity` rows are
@@ -30,19 +33,19 @@ pub(super) enum Rows<'k> {
 
 /// A tile of an expert.
 #[derive(Clone, Copy)]
-pub(super) struct ExpertTile<'k> {
+pub(in crate::kernels) struct ExpertTile<'k> {
     /// First row among those of all experts or of its place, first column, and the expert.
-    pub(super) place: Place<'k>,
+    pub(in crate::kernels) place: Place<'k>,
     /// Where the expert's rows end.
-    pub(super) end: I32<'k>,
+    pub(in crate::kernels) end: I32<'k>,
 }
 
-impl<'k> ExpertTiles<'k, '_> {
+impl<'k> ExpertTiles<'k> {
     /// Runs `body` for each of this CTA's tiles. Whole warps come here.
-    pub(super) fn each(
+    pub(in crate::kernels) fn each<C: Carried<'k>>(
         &self,
-        parity: Parity<'k>,
-        body: impl FnOnce(ExpertTile<'k>, Parity<'k>) -> Parity<'k>,
+        carried: C,
+        body: impl FnOnce(ExpertTile<'k>, C) -> C,
     ) {
         let b = self.b;
         let (zero, across) = (b.i32(0), b.i32(self.across));
@@ -51,16 +54,20 @@ impl<'k> ExpertTiles<'k, '_> {
             before + self.blocks(from).through.shuffle_from(b.i32(31))
         });
         // Tiles come in ascending order, so that the search goes on from the last tile's place.
-        let start = (vec![zero, zero], parity);
-        let step = b.i32(self.tile.ctas);
-        b.for_loop(b.cta(0), blocks * across, step, start, |index, (at, parity)| {
+        let start = (vec![zero, zero], carried);
+        let step = b.i32(self.ctas);
+        let first = match self.before {
+            0 => b.cta(0),
+            before => b.cta(0) - b.i32(before),
+        };
+        b.for_loop(first, blocks * across, step, start, |index, (at, carried)| {
             let (tile, at) = self.find(index / across, (index % across) * self.columns(), at);
-            (at, body(tile, parity))
+            (at, body(tile, carried))
         });
     }
 
     fn columns(&self) -> i32 {
-        self.tile.columns as i32
+        self.tile[1] as i32
     }
 
     /// The blocks of 32 experts from `from` on: those of this lane's expert.
@@ -74,7 +81,7 @@ impl<'k> ExpertTiles<'k, '_> {
             Rows::Sorted(offsets) => (word(offsets), word(offsets.add_const(4))),
             Rows::Counted { count, capacity } => (b.i32(0), word(count).min(capacity)),
         };
-        let own = (end - first).div_ceil(self.tile.rows as i32);
+        let own = (end - first).div_ceil(self.tile[0] as i32);
         let own = own.when(expert.lt(n_experts), b.i32(0));
         Blocks { first, end, own, through: own.inclusive_sum() }
     }
@@ -101,7 +108,7 @@ impl<'k> ExpertTiles<'k, '_> {
         let through = blocks.through + before;
         let earlier = wanted - (through - blocks.own);
         let lane = wanted.lt(through).ballot().lowest_one();
-        let row = (blocks.first + earlier * self.tile.rows as i32).shuffle_from(lane);
+        let row = (blocks.first + earlier * self.tile[0] as i32).shuffle_from(lane);
         let end = blocks.end.shuffle_from(lane);
         let place = Place { row, column, batch: from + lane };
         (ExpertTile { place, end }, vec![from, before])

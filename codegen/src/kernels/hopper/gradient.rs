@@ -60,6 +60,7 @@ pub(in crate::kernels) fn design(
         scale_bytes: 4,
         gathers: false,
         transposed: false,
+        around_barriers: [0; 2],
         cluster: [1, 1],
     };
     let tensor_maps = vec![

@@ -41,7 +41,7 @@ pub(in crate::kernels) fn design(
     expected: u64,
     target: &Target,
 ) -> Option<Masked> {
-    let Factors { a, w, scales } = factors;
+    let Factors { a, w, scales, .. } = factors;
     let [experts, columns, k] = [0, 1, 2].map(|axis| w.shape[axis].constant());
     let (experts, columns, k) = (experts?, columns?, k?);
     if experts == 0 || !multiplies(factors) || c.strides[2] != 1 {
@@ -99,10 +99,12 @@ impl Design for Masked {
         let count = b.operand(self.factors.operands()).read_only();
         let tiles = ExpertTiles {
             b,
-            tile,
+            tile: [tile.rows, tile.columns],
             rows: Rows::Counted { count, capacity: b.size(&self.c.shape[1]) },
             experts: self.experts,
             across: self.across,
+            ctas: tile.ctas,
+            before: 0,
         };
         let consumers = b.i32(tile.consumers() * u64::from(WARPGROUP));
         let [few, many] = tile.registers();
@@ -122,7 +124,7 @@ impl Design for Masked {
 
 impl Masked {
     /// Tiles of the factors: a warp finds them, one of its threads copies.
-    fn produce<'k>(&self, b: &'k Builder<'k>, ring: &Ring<'k, '_>, tiles: &ExpertTiles<'k, '_>) {
+    fn produce<'k>(&self, b: &'k Builder<'k>, ring: &Ring<'k, '_>, tiles: &ExpertTiles<'k>) {
         let tile = &self.tile;
         let maps: Vec<_> = (0..self.tensor_maps.len()).map(|i| b.tensor_map(i)).collect();
         let leads = b.elected();
@@ -150,7 +152,7 @@ impl Masked {
     }
 
     /// Products and results, by the multiplying warpgroups.
-    fn consume<'k>(&self, b: &'k Builder<'k>, ring: &Ring<'k, '_>, tiles: &ExpertTiles<'k, '_>) {
+    fn consume<'k>(&self, b: &'k Builder<'k>, ring: &Ring<'k, '_>, tiles: &ExpertTiles<'k>) {
         let consumer = Consumer::new(b, ring, &self.factors);
         let c = Tensor::operand(b, self.operands() - 1, &self.c);
         tiles.each(ring.start(), |ExpertTile { place, end }, parity| {

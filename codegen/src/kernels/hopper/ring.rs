@@ -11,7 +11,7 @@ use crate::builder::{Builder, I32, I64, wgmma};
 
 /// Stages, and how many steps along `k` there are.
 #[derive(Clone, Copy)]
-pub(super) struct Ring<'k, 't> {
+pub(in crate::kernels) struct Ring<'k, 't> {
     pub(super) b: &'k Builder<'k>,
     pub(super) tile: &'t Tile,
     /// Start of shared memory.

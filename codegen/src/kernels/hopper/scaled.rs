@@ -23,6 +23,8 @@ pub(super) struct Multiplier<'k, 't, 'r> {
     pub(super) b: &'k Builder<'k>,
     pub(super) ring: &'r Ring<'k, 't>,
     pub(super) scales: &'t Scales,
+    /// Which operand the scales of `w` are.
+    pub(super) of_w: usize,
     /// First row of this warpgroup in the tile: the same in all lanes.
     pub(super) first_row: I32<'k>,
     pub(super) releases: Releases<'k>,
@@ -81,7 +83,7 @@ impl<'k> Multiplier<'k, '_, '_> {
 
     /// Where the scales of a tile's one or two blocks of columns begin.
     pub(super) fn rows_of_w(&self, place: Place<'k>) -> Vec<Ptr<'k>> {
-        let scales = Tensor::operand(self.b, 3, &self.scales.w).read_only();
+        let scales = Tensor::operand(self.b, self.of_w, &self.scales.w).read_only();
         let block = place.column / self.scales.block[0] as i32;
         // The last tile may end before its second block, or have no columns: those blocks do not
         // exist.

@@ -20,10 +20,10 @@ pub(super) struct Schedule {
 
 /// A tile: its first row and column, and which product it is of.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'k> {
-    pub(super) row: I32<'k>,
-    pub(super) column: I32<'k>,
-    pub(super) batch: I32<'k>,
+pub(in crate::kernels) struct Place<'k> {
+    pub(in crate::kernels) row: I32<'k>,
+    pub(in crate::kernels) column: I32<'k>,
+    pub(in crate::kernels) batch: I32<'k>,
 }
 
 impl Schedule {

@@ -57,6 +57,8 @@ pub(super) struct Tile {
     pub(super) cluster: [u64; 2],
     /// Whether `w` is stored transposed: its stages are panels of 64 columns.
     pub(super) transposed: bool,
+    /// Bytes that are left free before and behind the barriers.
+    pub(super) around_barriers: [u64; 2],
 }
 
 /// Tiles that can be computed, each with as many stages as fit.
@@ -75,6 +77,7 @@ fn candidates(problem: Problem, target: &Target) -> Vec<Tile> {
                 gathers: problem.gathers,
                 cluster,
                 transposed: problem.transposed,
+                around_barriers: [0; 2],
             };
             tiles.extend(problem.clusters(rows, columns, target).into_iter().filter_map(
                 |cluster| {
@@ -134,7 +137,16 @@ impl Tile {
     /// The tile with the least estimated time; of those within [`ALIKE`] of it, the one that
     /// reads the fewest operands for a multiply-add.
     pub(super) fn choose(problem: Problem, target: &Target) -> Self {
-        let all = candidates(problem, target);
+        Self::choose_of(candidates(problem, target), problem)
+    }
+
+    /// The same of those that so many warpgroups multiply.
+    pub(super) fn choose_with(consumers: u64, problem: Problem, target: &Target) -> Self {
+        let all = candidates(problem, target).into_iter();
+        Self::choose_of(all.filter(|tile| tile.consumers() == consumers).collect(), problem)
+    }
+
+    fn choose_of(all: Vec<Self>, problem: Problem) -> Self {
         let least = all.iter().map(|tile| tile.cycles(problem)).min().unwrap_or(0);
         let alike = |tile: &Self| tile.cycles(problem) * ALIKE[0] <= least * ALIKE[1];
         // Operands are read once for each of the other's rows.
@@ -266,7 +278,7 @@ impl Tile {
 
     /// The barrier that says that a stage is full.
     pub(super) fn full(&self, stage: u64) -> u64 {
-        self.scales(2) + stage * BARRIER
+        self.scales(2) + self.around_barriers[0] + stage * BARRIER
     }
 
     /// The barrier that says that a stage is empty.
@@ -276,7 +288,16 @@ impl Tile {
 
     /// Shared memory up to the end of the barriers.
     pub(super) fn shared_bytes(&self) -> u64 {
-        self.empty(self.stages)
+        self.empty(self.stages) + self.around_barriers[1]
+    }
+
+    /// Lays out tiles of two products that a CTA computes one after the other: their stages take
+    /// the same place, their barriers each their own.
+    pub(super) fn share(first: &mut Self, second: &mut Self) {
+        let end = first.scales(2).max(second.scales(2));
+        let barriers = |tile: &Self| 2 * tile.stages * BARRIER;
+        first.around_barriers = [end - first.scales(2), barriers(second)];
+        second.around_barriers = [end + barriers(first) - second.scales(2), 0];
     }
 
     /// The launch, for `rows` rows and `others` tiles (or clusters of tiles) beside each other, with

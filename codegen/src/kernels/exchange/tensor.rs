@@ -1,0 +1,54 @@
+//! Both products on tensor cores, one after the other in the same CTAs.
+
+use super::activate::Activate;
+use super::member::Tasks;
+use super::sorted::Rows;
+use crate::builder::Builder;
+use crate::kernels::hopper::Sorted;
+use moec_ir::kernel::exchange::Split;
+
+/// The number of the barrier at which stages pass from one product to the next.
+const STAGES: u64 = 1;
+
+/// What the computing CTAs do.
+pub(super) fn compute<'k>(
+    b: &'k Builder<'k>,
+    products: &[Sorted; 2],
+    activate: &Activate<'_>,
+    split: Split,
+    rows: [&Rows<'k, '_>; 2],
+) {
+    let [first, second] = products;
+    let rings = [first.ring(b), second.ring(b)];
+    rings.iter().for_each(Sorted::prepare);
+    let route = rows[0].plan.route;
+    let before = u64::from(split.comm);
+    let tiles = [first.tiles(b, route, before), second.tiles(b, route, before)];
+    let (threads, warps) = (u64::from(b.threads()), first.consumers() * 4);
+    let [few, many] = first.registers();
+    b.if_or(
+        b.warp().lt(b.i32(warps)),
+        || {
+            b.take_registers(many);
+            b.note("role: multiply, first product");
+            first.consume(b, &rings[0], &tiles[0], rows[0]);
+            // What threads wrote to shared memory comes before the copies of the next product.
+            b.fence_async();
+            b.named_arrive(STAGES, threads);
+            let own = (b.cta(0) - b.i32(split.comm)) * warps as i32 + b.warp();
+            let tasks = Tasks { first: own, step: u64::from(split.compute) * warps };
+            activate.run(b, &rows[0].progress, rows[0].plan.total, tasks);
+            b.note("role: multiply, second product");
+            second.consume(b, &rings[1], &tiles[1], rows[1]);
+        },
+        || {
+            b.give_registers(few);
+            b.note("role: gather, first product");
+            first.produce(b, &rings[0], &tiles[0], 0, rows[0]);
+            b.fence_async();
+            b.named_barrier(STAGES, threads);
+            b.note("role: gather, second product");
+            second.produce(b, &rings[1], &tiles[1], 1, rows[1]);
+        },
+    );
+}
