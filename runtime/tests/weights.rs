@@ -123,11 +123,11 @@ fn shards_are_joined_and_must_hold_what_the_index_says() {
     assert_eq!(open_error(folder.path()).code, "E0601");
 }
 
-fn bytes_of(tensors: &Tensors, weight: &Weight, layer: Option<u64>) -> Vec<f32> {
+fn bytes_of(tensors: &Tensors, weight: &Weight, layer: Option<u64>, rank: u32) -> Vec<f32> {
     let folder = folder(tensors);
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     let mut bytes = Vec::new();
-    assemble(&checkpoint, weight, layer, |piece| {
+    assemble(&checkpoint, weight, layer, rank, |piece| {
         bytes.extend_from_slice(piece);
         Ok(())
     })
@@ -165,5 +165,11 @@ fn experts_parts_and_rows_lie_in_that_order() {
         ],
     };
     let expected = [0, 1, 40, 41, 10, 11, 12, 13, 20, 21, 42, 43, 30, 31, 32, 33];
-    assert_eq!(bytes_of(&tensors, &weight, Some(3)), expected.map(|n| n as f32));
+    assert_eq!(bytes_of(&tensors, &weight, Some(3), 0), expected.map(|n| n as f32));
+    // Spread over two ranks, each has one of the experts, whether tensors hold one or all.
+    let spread = Weight { outer: 1, spread: true, ..weight };
+    for rank in 0..2 {
+        let own = expected[8 * rank..][..8].iter().map(|&n| n as f32).collect::<Vec<_>>();
+        assert_eq!(bytes_of(&tensors, &spread, Some(3), rank as u32), own);
+    }
 }

@@ -1,15 +1,16 @@
 //! Puts plans, weights, tables and caches on a device.
 
 use super::pages::Pages;
-use super::pool::Pool;
-use super::{Call, Loaded, Profile, Session, tables};
+use super::rank::{Call, Loaded, Membership, RankState};
+use super::tables;
 use crate::artefact::validate;
 use crate::device::Device;
-use crate::weights::{Demand, Progress, assemble, weight_bytes};
+use crate::weights::{Demand, Progress, assemble, experts_of, weight_bytes};
 use crate::{Artefact, Checkpoint, Compiled, Phase, Result, fail};
 use moec_ir::plan::{PlanCache, PlanFunction, Table, Weight};
-use moec_ir::{DType, Diagnostic, Plan};
+use moec_ir::{DType, Diagnostic, Plan, Ranks};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What the device holds for all phases together.
 #[derive(Default)]
@@ -21,49 +22,50 @@ struct Store {
     tables: BTreeMap<Table, u64>,
 }
 
-pub(super) fn load(
-    mut device: Box<dyn Device>,
-    artefact: Artefact,
-    checkpoint: &Checkpoint,
-    rows: u64,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Session> {
+/// What the plans of an artefact agree on.
+pub(crate) struct Checked {
+    pub(crate) context: u64,
+    pub(crate) vocab: u64,
+    /// The group that they are for.
+    pub(crate) ranks: Option<Ranks>,
+}
+
+/// Checks an artefact's plans, and that a checkpoint holds what they read.
+pub(crate) fn check(artefact: &Artefact, checkpoint: &Checkpoint) -> Result<Checked> {
     let plans: Vec<&Plan> = artefact.phases.values().map(|c| &c.plan).collect();
     for plan in &plans {
         validate(plan)?;
-        if let Some(ranks) = plan.ranks {
-            let message = format!("the artefact is for {ranks}, and this is one device");
-            return fail(Diagnostic::error("E1004", message).help("build it for one rank"));
-        }
     }
     let (context, vocab) = agree(&plans)?;
     Demand::of_plans(plans.iter().copied()).check(checkpoint, &artefact.model)?;
-    let capacity = rows.min(context);
+    let ranks = plans.first().and_then(|plan| plan.ranks);
+    Ok(Checked { context, vocab, ranks })
+}
+
+/// Puts on a device what a rank holds of a checked artefact.
+pub(crate) fn load(
+    device: &mut dyn Device,
+    phases: &BTreeMap<Phase, Compiled>,
+    checkpoint: &Checkpoint,
+    (checked, rows): (&Checked, u64),
+    member: Option<Membership>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<RankState> {
+    let plans: Vec<&Plan> = phases.values().map(|c| &c.plan).collect();
+    let capacity = rows.min(checked.context);
     let pages = Pages::with_rows(rows);
     let mut store = Store::default();
-    store.load_weights(device.as_mut(), &plans, checkpoint, progress)?;
+    let rank = member.as_ref().map_or(0, |m| m.rank);
+    store.load_weights(device, &plans, (checkpoint, rank), progress)?;
     for plan in &plans {
-        store.make_tables_and_caches(device.as_mut(), plan, capacity, pages.rows())?;
+        store.make_tables_and_caches(device, plan, capacity, pages.rows())?;
     }
-    let mut phases = BTreeMap::new();
-    for (phase, compiled) in artefact.phases {
-        phases.insert(phase, load_phase(device.as_mut(), compiled, phase, &store)?);
+    let mut loaded = BTreeMap::new();
+    for (&phase, compiled) in phases {
+        loaded.insert(phase, load_phase(device, compiled, phase, &store)?);
     }
-    Ok(Session {
-        device,
-        phases,
-        capacity,
-        context,
-        vocab,
-        pages,
-        sequences: BTreeMap::new(),
-        next_sequence: 0,
-        workspace: Pool::new("workspace"),
-        values: Pool::new("value"),
-        step_inputs: Pool::new("step input"),
-        profile: Profile::default(),
-        profiling: false,
-    })
+    let model = (checked.context, checked.vocab);
+    Ok(RankState::new(loaded, model, (capacity, pages), member))
 }
 
 /// Context and vocabulary, which all phases must agree on.
@@ -87,6 +89,9 @@ fn agree(plans: &[&Plan]) -> Result<(u64, u64)> {
         if *found.get_or_insert((plan.context, vocab)) != (plan.context, vocab) {
             return inconsistent("has another context or vocabulary than the other phase's");
         }
+        if plan.ranks != plans[0].ranks {
+            return inconsistent("is for another group than the other phase's");
+        }
     }
     match found {
         Some(found) => Ok(found),
@@ -104,7 +109,7 @@ impl Store {
         &mut self,
         device: &mut dyn Device,
         plans: &[&Plan],
-        checkpoint: &Checkpoint,
+        (checkpoint, rank): (&Checkpoint, u32),
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
         let mut wanted: Vec<(&Weight, Option<u64>)> = Vec::new();
@@ -122,7 +127,7 @@ impl Store {
         for (weight, layer) in wanted {
             let address = match self.find_inside(weight, layer) {
                 Some(address) => address,
-                None => upload(device, checkpoint, weight, layer)?,
+                None => upload(device, checkpoint, weight, (layer, rank))?,
             };
             self.weights.insert((weight.clone(), layer), address);
             done += weight_bytes(weight);
@@ -139,6 +144,7 @@ impl Store {
             let comparable = outer.outer == 1
                 && weight.outer == 1
                 && outer.dtype == weight.dtype
+                && outer.spread == weight.spread
                 && layer_of(outer, layer) == *outer_layer
                 && outer.parts.len() > n;
             if !comparable {
@@ -214,13 +220,13 @@ fn upload(
     device: &mut dyn Device,
     checkpoint: &Checkpoint,
     weight: &Weight,
-    layer: Option<u64>,
+    (layer, rank): (Option<u64>, u32),
 ) -> Result<u64> {
     let name = weight.parts.first().map_or("weight", |p| p.tensor.as_str());
-    let name = crate::weights::fill(name, layer, 0);
+    let name = crate::weights::fill(name, layer, experts_of(weight, rank).start);
     let address = device.alloc(weight_bytes(weight), &name)?;
     let mut at = address;
-    assemble(checkpoint, weight, layer, |bytes| {
+    assemble(checkpoint, weight, layer, rank, |bytes| {
         device.write(at, bytes)?;
         at += bytes.len() as u64;
         Ok(())
@@ -230,13 +236,14 @@ fn upload(
 
 fn load_phase(
     device: &mut dyn Device,
-    compiled: Compiled,
+    compiled: &Compiled,
     phase: Phase,
     store: &Store,
 ) -> Result<Loaded> {
     let Compiled { plan, ptx } = compiled;
+    let plan = Arc::new(plan.clone());
     let names: Vec<&str> = plan.kernels.iter().map(|k| k.name.as_str()).collect();
-    let kernels = device.load(&ptx, &names)?;
+    let kernels = device.load(ptx, &names)?;
     let incomplete = || {
         let message = format!("the {phase} plan of `{}` cannot be resolved", plan.model);
         vec![Diagnostic::error("E1004", message).help("build it again")]

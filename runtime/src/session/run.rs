@@ -1,94 +1,134 @@
-//! Runs the launches of an entry.
+//! From a plan to the launches of a step.
 
+use super::rank::RankState;
+use super::show;
 use super::step_inputs::{STEP_INPUTS, StepInputs};
-use super::{Call, Loaded, Output, Session, show};
-use crate::device::{Counters, KernelArg, LaunchShape, TensorMap};
+use crate::device::{Device, KernelArg, KernelId, LaunchShape, TensorMap};
 use crate::{Phase, Result, fail};
 use moec_ir::plan::{self, Buffer, Geometry, Launch, StepInput};
 use moec_ir::{DType, Diagnostic, Dim, Sizes};
-use std::time::Instant;
+use std::fmt;
+use std::sync::Arc;
 
 /// Addresses of the buffers that a step's sizes decide, by index.
-struct Addresses {
+pub(crate) struct Addresses {
     workspace: Vec<u64>,
     /// Of each value of the entry.
-    values: Vec<u64>,
+    pub(super) values: Vec<u64>,
     /// In the order of [`STEP_INPUTS`].
     step_inputs: Vec<u64>,
 }
 
-impl Session {
-    /// Runs `main` on a step's tokens; returns where the logits are.
-    pub(super) fn run_main(&mut self, phase: Phase, inputs: &StepInputs) -> Result<Output> {
-        let sizes = inputs.sizes;
-        if i32::try_from(sizes.past.max(sizes.tokens)).is_err() {
-            let message = format!("a step of {} is beyond 32-bit row numbers", show(&sizes));
-            return fail(Diagnostic::error("E1201", message).help("use a smaller batch"));
-        }
-        let Some(loaded) = self.phases.remove(&phase) else {
-            return fail(Diagnostic::error("E1004", format!("there is no {phase} plan")));
-        };
-        // Taken out and put back, so that the device can be borrowed beside it.
-        let result = self.run_loaded(phase, &loaded, inputs);
-        self.phases.insert(phase, loaded);
-        result
-    }
+/// A launch with all its numbers.
+pub(crate) struct Ready<'p> {
+    pub(crate) kernel: KernelId,
+    pub(crate) shape: LaunchShape,
+    pub(crate) args: Vec<KernelArg>,
+    pub(crate) place: Place<'p>,
+}
 
-    fn run_loaded(&mut self, phase: Phase, loaded: &Loaded, inputs: &StepInputs) -> Result<Output> {
-        let entry = &loaded.plan.entries[loaded.main];
-        let addresses = self.prepare(loaded, inputs)?;
-        let ids: Vec<u8> = inputs.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-        self.device.write(addresses.values[entry.inputs[0].0], &ids)?;
+/// Where in a plan a launch stands.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'p> {
+    pub(crate) kernel: &'p plan::Kernel,
+    pub(crate) function: &'p str,
+    pub(crate) layer: Option<u64>,
+    pub(crate) computes: &'p str,
+}
+
+/// A failure with the place of the launch that failed.
+pub(crate) fn while_computing(
+    mut failure: Vec<Diagnostic>,
+    place: &Place<'_>,
+    phase: Phase,
+    sizes: &Sizes,
+) -> Vec<Diagnostic> {
+    for d in &mut failure {
+        d.message += &format!("\n  while computing {place} ({phase}, {})", show(sizes));
+    }
+    failure
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.computes.is_empty() { "a value" } else { self.computes };
+        write!(f, "{what} in `{}`", self.function)?;
+        self.layer.map_or(Ok(()), |layer| write!(f, " of layer {layer}"))
+    }
+}
+
+impl RankState {
+    /// The launches of a step, in order. Those with an empty grid do nothing and are left out.
+    pub(crate) fn launches(
+        &self,
+        phase: Phase,
+        sizes: &Sizes,
+        addresses: &Addresses,
+    ) -> Result<Vec<Ready<'_>>> {
+        let loaded = self.loaded(phase)?;
+        let plan = &loaded.plan;
+        let entry = &plan.entries[loaded.main];
+        let group = self.member.as_ref();
+        let symmetric = group.and_then(|m| m.symmetric.get(&phase));
+        let of_group = Sizes { tokens: group.map_or(sizes.tokens, |m| m.most), ..*sizes };
+        let mut ready = Vec::new();
         for (step, call) in entry.steps.iter().zip(&loaded.calls[loaded.main]) {
-            for launch in &loaded.plan.functions[step.function].launches {
+            let function = &plan.functions[step.function];
+            for launch in &function.launches {
                 let address = |buffer| match buffer {
                     Buffer::Input(i) => addresses.values[step.inputs[i].0],
                     Buffer::Output(i) => addresses.values[step.outputs[i].0],
-                    other => fixed(other, call, &addresses),
+                    Buffer::Workspace(i) => addresses.workspace[i],
+                    Buffer::Step(input) => addresses.step_inputs[number(input)],
+                    // `validate` refuses these in plans that are of no group.
+                    Buffer::Symmetric(i) => symmetric.map_or(0, |all| all[i]),
+                    Buffer::Group => group.map_or(0, |m| m.context),
+                    Buffer::Weight(i) => call.weights[i],
+                    Buffer::Cache(i) => call.caches[i],
+                    Buffer::Table(i) => call.tables[i],
                 };
-                self.run_launch(phase, loaded, launch, &inputs.sizes, address).map_err(
-                    |mut e| {
-                        let layer = step.layer.map_or(String::new(), |l| format!(" of layer {l}"));
-                        let function = &loaded.plan.functions[step.function].name;
-                        for d in &mut e {
-                            d.message += &format!(
-                                "\n  while computing {} in `{function}`{layer} ({phase}, {})",
-                                if launch.computes.is_empty() {
-                                    "a value"
-                                } else {
-                                    &launch.computes
-                                },
-                                show(&inputs.sizes)
-                            );
-                        }
-                        e
-                    },
-                )?;
+                let place = Place {
+                    kernel: &plan.kernels[launch.kernel],
+                    function: &function.name,
+                    layer: step.layer,
+                    computes: &launch.computes,
+                };
+                let sizes = if launch.of_group { &of_group } else { sizes };
+                let numbers = numbers(launch, &place, sizes, address)
+                    .map_err(|e| while_computing(e, &place, phase, sizes))?;
+                let kernel = loaded.kernels[launch.kernel];
+                ready.extend(numbers.map(|(shape, args)| Ready { kernel, shape, args, place }));
             }
         }
-        let logits = entry.outputs[0].0;
-        let value = &entry.values[logits];
-        let width = value.shape.get(1).and_then(Dim::constant).unwrap_or(0);
-        Ok(Output { address: addresses.values[logits], dtype: value.dtype, width })
+        Ok(ready)
     }
 
     /// Makes the buffers large enough for a step and writes its inputs.
-    fn prepare(&mut self, loaded: &Loaded, inputs: &StepInputs) -> Result<Addresses> {
+    pub(crate) fn prepare(
+        &mut self,
+        device: &mut dyn Device,
+        phase: Phase,
+        inputs: &StepInputs,
+    ) -> Result<Addresses> {
         let sizes = &inputs.sizes;
-        let entry = &loaded.plan.entries[loaded.main];
-        let device = self.device.as_mut();
+        let loaded = self.loaded(phase)?;
+        let (plan, main) = (Arc::clone(&loaded.plan), loaded.main);
+        let entry = &plan.entries[main];
         let mut workspace_bytes: Vec<u64> = Vec::new();
         for step in &entry.steps {
-            for (i, bytes) in loaded.plan.functions[step.function].workspace.iter().enumerate() {
+            for (i, bytes) in plan.functions[step.function].workspace.iter().enumerate() {
                 workspace_bytes.resize(workspace_bytes.len().max(i + 1), 0);
                 workspace_bytes[i] = workspace_bytes[i].max(bytes.eval(sizes));
             }
         }
-        let mut storage_bytes =
-            vec![0u64; entry.values.iter().map(|v| v.storage + 1).max().unwrap_or(0)];
-        for value in &entry.values {
+        let keep = self.keep;
+        let storage_of = |(i, v): (usize, &plan::PlanValue)| if keep { i } else { v.storage };
+        let numbered = || entry.values.iter().enumerate();
+        let mut storage_bytes = vec![0u64; numbered().map(storage_of).max().map_or(0, |n| n + 1)];
+        for (i, value) in numbered() {
             let bytes = Dim::product(&value.shape).eval(sizes).saturating_mul(value.dtype.bytes());
-            storage_bytes[value.storage] = storage_bytes[value.storage].max(bytes);
+            let storage = storage_of((i, value));
+            storage_bytes[storage] = storage_bytes[storage].max(bytes);
         }
         // As many rows as the caches have: those remembered grow with every step, and a captured
         // step needs their buffer to stay where it is.
@@ -105,52 +145,47 @@ impl Session {
         let storage: Vec<u64> =
             storage.map(|(i, &n)| self.values.get(device, i, n)).collect::<Result<_>>()?;
         let workspace = workspace_bytes.iter().enumerate();
-        Ok(Addresses {
+        let addresses = Addresses {
             workspace: workspace
                 .map(|(i, &n)| self.workspace.get(device, i, n))
                 .collect::<Result<_>>()?,
-            values: entry.values.iter().map(|v| storage[v.storage]).collect(),
+            values: numbered().map(|v| storage[storage_of(v)]).collect(),
             step_inputs,
-        })
-    }
-
-    fn run_launch(
-        &mut self,
-        phase: Phase,
-        loaded: &Loaded,
-        launch: &Launch,
-        sizes: &Sizes,
-        address: impl Fn(Buffer) -> u64,
-    ) -> Result<()> {
-        let kernel = &loaded.plan.kernels[launch.kernel];
-        let Some(shape) = kernel.geometry.as_ref().map(|g| shape(g, sizes)) else {
-            return fail(Diagnostic::error("E1004", format!("`{}` has no geometry", kernel.name)));
         };
-        let Some(shape) = shape else { return too_many_ctas(&kernel.name, sizes) };
-        if shape.grid.contains(&0) {
-            return Ok(());
-        }
-        let operands = launch.operands.iter();
-        let addresses: Vec<u64> =
-            operands.map(|o| address(o.buffer).wrapping_add(o.offset.eval(sizes))).collect();
-        let mut args: Vec<KernelArg> =
-            addresses.iter().map(|&address| KernelArg::Address(address)).collect();
-        // `run_main` has checked that they fit.
-        args.extend([sizes.tokens, sizes.past, sizes.sequences].map(|n| KernelArg::U32(n as u32)));
-        let maps = kernel.geometry.iter().flat_map(|g| &g.tensor_maps);
-        args.extend(maps.map(|map| {
-            let address = addresses.get(map.operand).copied().unwrap_or(0);
-            KernelArg::TensorMap(tensor_map(map, address, sizes))
-        }));
-        let begin = Instant::now();
-        let counters: Counters =
-            self.device.launch(loaded.kernels[launch.kernel], &shape, &args)?;
-        if self.profiling {
-            self.device.synchronize()?;
-        }
-        self.profile.add(phase, &kernel.name, begin.elapsed(), counters);
-        Ok(())
+        let ids: Vec<u8> = inputs.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        device.write(addresses.values[entry.inputs[0].0], &ids)?;
+        self.keep(phase, *sizes, &addresses);
+        Ok(addresses)
     }
+}
+
+/// A launch's shape and arguments; nothing where its grid is empty.
+fn numbers(
+    launch: &Launch,
+    place: &Place<'_>,
+    sizes: &Sizes,
+    address: impl Fn(Buffer) -> u64,
+) -> Result<Option<(LaunchShape, Vec<KernelArg>)>> {
+    let kernel = place.kernel;
+    let Some(geometry) = &kernel.geometry else {
+        return fail(Diagnostic::error("E1004", format!("`{}` has no geometry", kernel.name)));
+    };
+    let Some(shape) = shape(geometry, sizes) else { return too_many_ctas(&kernel.name, sizes) };
+    if shape.grid.contains(&0) {
+        return Ok(None);
+    }
+    let operands = launch.operands.iter();
+    let addresses: Vec<u64> =
+        operands.map(|o| address(o.buffer).wrapping_add(o.offset.eval(sizes))).collect();
+    let mut args: Vec<KernelArg> =
+        addresses.iter().map(|&address| KernelArg::Address(address)).collect();
+    // `RankState::inputs` has checked that they fit.
+    args.extend([sizes.tokens, sizes.past, sizes.sequences].map(|n| KernelArg::U32(n as u32)));
+    args.extend(geometry.tensor_maps.iter().map(|map| {
+        let address = addresses.get(map.operand).copied().unwrap_or(0);
+        KernelArg::TensorMap(tensor_map(map, address, sizes))
+    }));
+    Ok(Some((shape, args)))
 }
 
 /// A tensor map in a step of these sizes; `validate` has checked its lengths.
@@ -165,7 +200,8 @@ fn tensor_map(map: &plan::TensorMap, address: u64, sizes: &Sizes) -> TensorMap {
         swizzle: map.swizzle,
     };
     for (to, dim) in tensor.dims.iter_mut().zip(&map.dims) {
-        *to = dim.eval(sizes);
+        // A map has at least one element, even where a rank has no token.
+        *to = dim.eval(sizes).max(1);
     }
     for (to, &stride) in tensor.strides.iter_mut().zip(&map.strides) {
         *to = stride;
@@ -174,21 +210,6 @@ fn tensor_map(map: &plan::TensorMap, address: u64, sizes: &Sizes) -> TensorMap {
         *to = extent;
     }
     tensor
-}
-
-/// Buffers that are not the caller's.
-fn fixed(buffer: Buffer, call: &Call, addresses: &Addresses) -> u64 {
-    match buffer {
-        Buffer::Workspace(i) => addresses.workspace[i],
-        Buffer::Weight(i) => call.weights[i],
-        Buffer::Cache(i) => call.caches[i],
-        Buffer::Table(i) => call.tables[i],
-        Buffer::Step(input) => addresses.step_inputs[number(input)],
-        // `run_loaded` has resolved these.
-        Buffer::Input(_) | Buffer::Output(_) => 0,
-        // `load` has refused plans of several ranks.
-        Buffer::Symmetric(_) | Buffer::Group => 0,
-    }
 }
 
 /// The place of an input in [`STEP_INPUTS`].

@@ -1,13 +1,13 @@
 //! What the runtime tells the kernels of a step's tokens.
 
-use super::Sequence;
 use super::pages::Pages;
+use super::rank::Sequence;
 use moec_ir::Sizes;
 use moec_ir::plan::{PAGE_ROWS, StepInput};
 
 /// The arrays of one step.
-pub(super) struct StepInputs {
-    pub(super) sizes: Sizes,
+pub(crate) struct StepInputs {
+    pub(crate) sizes: Sizes,
     /// Token ids, `[T]`.
     pub(super) ids: Vec<i32>,
     positions: Vec<i32>,

@@ -31,15 +31,18 @@ impl Demand {
         self.tensors.iter().map(|(name, (shape, dtype))| (name.as_str(), shape.as_slice(), *dtype))
     }
 
-    /// What the entries of some plans (of one model) read.
+    /// What the entries of some plans (of one model) read, on all ranks together.
     pub fn of_plans<'a>(plans: impl IntoIterator<Item = &'a Plan>) -> Self {
         let mut demand = Self::default();
         for plan in plans {
             demand.has_mtp |= plan.entries.iter().any(|e| e.name == "mtp");
+            let ranks = plan.ranks.map_or(1, |ranks| u64::from(ranks.count()));
             for step in plan.entries.iter().flat_map(|e| &e.steps) {
                 for weight in &plan.functions[step.function].weights {
                     for part in &weight.parts {
-                        let experts = if part.tensor.contains("{e}") { weight.outer } else { 1 };
+                        let all = if weight.spread { ranks } else { 1 };
+                        let named = part.tensor.contains("{e}");
+                        let experts = if named { weight.outer.saturating_mul(all) } else { 1 };
                         for expert in 0..experts {
                             let name = fill(&part.tensor, step.layer, expert);
                             let stored = part.scale.as_ref().map_or(weight.dtype, |scale| {
