@@ -1,9 +1,11 @@
 //! What executes PTX: a GPU or its emulator, behind one trait.
 
 mod cuda;
+mod emulated_group;
 mod emulator;
 
 pub use cuda::Cuda;
+pub use emulated_group::{EmulatedGroup, Queued};
 pub use emulator::Emulator;
 
 use crate::{Result, fail};

@@ -19,13 +19,15 @@
 //! ```
 //!
 //! In reading order: [`artefact`] and [`weights`] (what is loaded), [`device`] (what runs
-//! it), [`engine`] and [`session`] (how a model is stepped), [`reference`](mod@reference) (the same in
+//! it), [`engine`] and [`session`] (how a model is stepped), [`group`] (the same with its experts spread
+//! over several devices), [`reference`](mod@reference) (the same in
 //! float64, without kernels), [`numerics`](mod@numerics) (what FP8 loses), [`tokenizer`], [`sampling`] and [`generate`](mod@generate) (text).
 
 pub mod artefact;
 pub mod device;
 pub mod engine;
 pub mod generate;
+pub mod group;
 pub mod numerics;
 pub mod reference;
 pub mod sampling;
@@ -37,6 +39,7 @@ pub use artefact::{Artefact, Compiled};
 pub use device::Device;
 pub use engine::{Engine, Rows, SequenceId};
 pub use generate::generate;
+pub use group::GroupSession;
 pub use moec_ir::Phase;
 pub use numerics::numerics;
 pub use reference::Reference;

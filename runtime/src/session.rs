@@ -14,7 +14,7 @@ pub use profile::{KernelProfile, Profile};
 pub use tables::rotary_table;
 pub use values::Value;
 
-pub(crate) use load::{Checked, check};
+pub(crate) use load::{check, load};
 pub(crate) use rank::{Membership, RankState};
 pub(crate) use run::{Ready, while_computing};
 pub(crate) use step_inputs::StepInputs;
@@ -54,8 +54,8 @@ impl Session {
             let message = format!("the artefact is for {ranks}, and this is one device");
             return fail(Diagnostic::error("E1004", message).help("build it for one rank"));
         }
-        let (phases, device_ref) = (&artefact.phases, device.as_mut());
-        let state = load::load(device_ref, phases, checkpoint, (&checked, rows), None, progress)?;
+        let (phases, limits) = (&artefact.phases, (&checked, rows));
+        let state = load(device.as_mut(), phases, checkpoint, limits, None, progress)?;
         Ok(Self { device, state, profile: Profile::default(), profiling: false })
     }
 
@@ -125,7 +125,9 @@ impl Engine for Session {
         let Self { device, state, profile, profiling } = self;
         let device = device.as_mut();
         let addresses = state.prepare(device, phase, &inputs)?;
-        for Ready { kernel, shape, args, place } in state.launches(phase, &inputs.sizes, &addresses)? {
+        for Ready { kernel, shape, args, place } in
+            state.launches(phase, &inputs.sizes, &addresses)?
+        {
             let in_context = |e| while_computing(e, &place, phase, &inputs.sizes);
             let begin = Instant::now();
             let counters = device.launch(kernel, &shape, &args).map_err(in_context)?;

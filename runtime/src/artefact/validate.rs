@@ -1,7 +1,7 @@
 //! Checks that every index in a plan names something, so that running it cannot go astray.
 
 use crate::Result;
-use moec_ir::plan::{Buffer, Plan, PlanEntry, PlanFunction, TensorMap};
+use moec_ir::plan::{Buffer, Launch, Plan, PlanEntry, PlanFunction, TensorMap, Weight};
 use moec_ir::{DType, Diagnostic};
 
 /// Checks a plan's indices, calls, geometry and formats.
@@ -26,6 +26,9 @@ pub fn validate(plan: &Plan) -> Result<()> {
             }
             Some(_) => {}
         }
+    }
+    if plan.ranks.is_none() && !plan.symmetric.is_empty() {
+        faults.push("it has symmetric memory and no ranks".into());
     }
     for function in &plan.functions {
         check_function(plan, function, &mut faults);
@@ -74,12 +77,39 @@ fn check_function(plan: &Plan, function: &PlanFunction, faults: &mut Vec<String>
                 faults.push(format!("{place}: there is no {what} {index} of {count}"));
             }
         }
+        check_of_group(plan, launch, &place, faults);
     }
     for weight in &function.weights {
         if weight.parts.is_empty() || weight.outer == 0 {
             faults.push(format!("function `{}` has an empty weight", function.name));
         }
+        if weight.spread && !is_divided(plan, weight) {
+            let name = &function.name;
+            faults.push(format!("function `{name}` has a weight that its ranks do not share"));
+        }
     }
+}
+
+/// A launch may depend on a group where the plan is for one; one that ranks wait for runs on all
+/// of them, whatever tokens they have.
+fn check_of_group(plan: &Plan, launch: &Launch, place: &str, faults: &mut Vec<String>) {
+    let takes = |buffer: Buffer| launch.operands.iter().any(|o| o.buffer == buffer);
+    let Some(kernel) = plan.kernels.get(launch.kernel) else { return };
+    if plan.ranks.is_none() && (launch.of_group || takes(Buffer::Group)) {
+        faults.push(format!("{place}: `{}` needs a group", kernel.name));
+    }
+    let grid = kernel.geometry.iter().flat_map(|g| &g.grid);
+    if takes(Buffer::Group) && grid.clone().any(|e| e.size.constant().is_none_or(|n| n == 0)) {
+        faults.push(format!("{place}: the grid of `{}` depends on the step", kernel.name));
+    }
+}
+
+/// Whether tensors that hold all experts of a spread weight have as many as the ranks together.
+fn is_divided(plan: &Plan, weight: &Weight) -> bool {
+    let Some(ranks) = plan.ranks else { return false };
+    let all = weight.outer.checked_mul(u64::from(ranks.count()));
+    let whole = weight.parts.iter().filter(|p| !p.tensor.contains("{e}"));
+    whole.map(|p| p.shape.first().copied()).all(|experts| experts == all)
 }
 
 fn check_entry(plan: &Plan, entry: &PlanEntry, faults: &mut Vec<String>) {

@@ -9,15 +9,13 @@ use moec_ir::DType;
 /// An emulated Hopper GPU. Results do not depend on the number of host threads.
 pub struct Emulator {
     device: emulator::Device,
-    modules: Vec<emulator::Module>,
-    /// Module and name of each kernel.
-    kernels: Vec<(usize, String)>,
+    modules: Modules,
 }
 
 impl Emulator {
     /// An emulated GPU of a configuration.
     pub fn new(config: emulator::DeviceConfig) -> Self {
-        Self { device: emulator::Device::new(config), modules: vec![], kernels: vec![] }
+        Self { device: emulator::Device::new(config), modules: Modules::default() }
     }
 }
 
@@ -33,10 +31,7 @@ impl Device for Emulator {
     }
 
     fn alloc(&mut self, bytes: u64, name: &str) -> Result<u64> {
-        let Ok(size) = usize::try_from(bytes) else {
-            return memory_failure("allocation", format!("{bytes} bytes for `{name}`"));
-        };
-        self.device.alloc(size, name).or_else(|e| memory_failure("allocation", e))
+        alloc(&mut self.device, bytes, name)
     }
 
     fn free(&mut self, address: u64) -> Result<()> {
@@ -52,6 +47,33 @@ impl Device for Emulator {
     }
 
     fn load(&mut self, ptx: &str, kernels: &[&str]) -> Result<Vec<KernelId>> {
+        self.modules.load(ptx, kernels)
+    }
+
+    fn launch(
+        &mut self,
+        kernel: KernelId,
+        shape: &LaunchShape,
+        args: &[KernelArg],
+    ) -> Result<Counters> {
+        launch(&mut self.device, &self.modules, kernel, shape, args)
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Loaded PTX and the kernels in it.
+#[derive(Default)]
+pub(super) struct Modules {
+    modules: Vec<emulator::Module>,
+    /// Module and name of each kernel.
+    kernels: Vec<(usize, String)>,
+}
+
+impl Modules {
+    pub(super) fn load(&mut self, ptx: &str, kernels: &[&str]) -> Result<Vec<KernelId>> {
         let module = emulator::Module::parse(ptx).or_else(refused_ptx)?;
         let mut ids = Vec::new();
         for kernel in kernels {
@@ -65,39 +87,58 @@ impl Device for Emulator {
         Ok(ids)
     }
 
-    fn launch(
-        &mut self,
-        kernel: KernelId,
-        shape: &LaunchShape,
-        args: &[KernelArg],
-    ) -> Result<Counters> {
+    pub(super) fn get(&self, kernel: KernelId) -> (&emulator::Module, &str) {
         let (module, name) = &self.kernels[kernel.0];
-        let config = emulator::LaunchConfig {
-            grid: shape.grid,
-            block: shape.block,
-            cluster: None,
-            dynamic_shared_bytes: shape.shared_bytes,
-            cooperative: false,
-        };
-        let encoded: std::result::Result<Vec<_>, String> = args.iter().map(encode).collect();
-        let args = match encoded {
-            Ok(args) => args,
-            Err(why) => return failed_kernel(name, why),
-        };
-        match self.device.launch(&self.modules[*module], name, &config, &args) {
-            Ok(report) => Ok(Counters {
-                warp_instructions: report.warp_instructions,
-                lane_instructions: report.lane_instructions,
-                load_bytes: report.global_load_bytes,
-                store_bytes: report.global_store_bytes,
-            }),
-            Err(e) => failed_kernel(name, e),
-        }
+        (&self.modules[*module], name)
     }
+}
 
-    fn synchronize(&mut self) -> Result<()> {
-        Ok(())
+/// Reserves memory of an emulated GPU.
+pub(super) fn alloc(device: &mut emulator::Device, bytes: u64, name: &str) -> Result<u64> {
+    let Ok(size) = usize::try_from(bytes) else {
+        return memory_failure("allocation", format!("{bytes} bytes for `{name}`"));
+    };
+    device.alloc(size, name).or_else(|e| memory_failure("allocation", e))
+}
+
+/// Runs one kernel to its end.
+pub(super) fn launch(
+    device: &mut emulator::Device,
+    modules: &Modules,
+    kernel: KernelId,
+    shape: &LaunchShape,
+    args: &[KernelArg],
+) -> Result<Counters> {
+    let (module, name) = modules.get(kernel);
+    let args = encode_all(args).or_else(|why| failed_kernel(name, why))?;
+    match device.launch(module, name, &launch_config(shape), &args) {
+        Ok(report) => Ok(counters(&report)),
+        Err(e) => failed_kernel(name, e),
     }
+}
+
+pub(super) fn launch_config(shape: &LaunchShape) -> emulator::LaunchConfig {
+    emulator::LaunchConfig {
+        grid: shape.grid,
+        block: shape.block,
+        cluster: None,
+        dynamic_shared_bytes: shape.shared_bytes,
+        cooperative: false,
+    }
+}
+
+pub(super) fn counters(report: &emulator::LaunchReport) -> Counters {
+    Counters {
+        warp_instructions: report.warp_instructions,
+        lane_instructions: report.lane_instructions,
+        load_bytes: report.global_load_bytes,
+        store_bytes: report.global_store_bytes,
+    }
+}
+
+/// Arguments as the emulator takes them; the error says which is impossible.
+pub(super) fn encode_all(args: &[KernelArg]) -> std::result::Result<Vec<emulator::Arg>, String> {
+    args.iter().map(encode).collect()
 }
 
 fn encode(arg: &KernelArg) -> std::result::Result<emulator::Arg, String> {

@@ -23,7 +23,7 @@ pub struct KernelProfile {
 }
 
 impl Profile {
-    pub(super) fn add(&mut self, phase: Phase, kernel: &str, time: Duration, counters: Counters) {
+    pub(crate) fn add(&mut self, phase: Phase, kernel: &str, time: Duration, counters: Counters) {
         let key = (phase, kernel.to_owned());
         let entry = self.kernels.entry(key).or_default();
         entry.launches += 1;

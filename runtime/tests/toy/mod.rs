@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod group;
+
 use moec_ir::graph::{Rotary, Step, ValueId};
 use moec_ir::kernel::{KernelSpec, View};
 use moec_ir::plan::*;
