@@ -235,6 +235,10 @@ pub(crate) struct RunArgs {
     /// What computes.
     #[arg(long, value_enum, default_value_t = DeviceName::Emulator)]
     pub(crate) device: DeviceName,
+    /// Runs on the emulator in an order of events that the hardware allows, chosen by the seed; in
+    /// the order of numbers if not given. A model that is right gives the same in all.
+    #[arg(long, value_name = "S")]
+    pub(crate) schedule_seed: Option<u64>,
     #[command(flatten)]
     pub(crate) compile: CompileArgs,
 }
@@ -243,7 +247,8 @@ pub(crate) struct RunArgs {
 #[command(after_help = "\
 Examples:
   moec logits tiny.moe --weights tiny --ids ids.safetensors -o logits.safetensors
-  moec logits tiny.moe --weights tiny --ids ids.safetensors -o exact.safetensors --device reference")]
+  moec logits tiny.moe --weights tiny --ids ids.safetensors -o exact.safetensors --device reference
+  moec logits tiny.moe --weights tiny --ids ids.safetensors -o l.safetensors --ranks 8 --ranks-per-node 4")]
 pub(crate) struct LogitsArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
@@ -298,6 +303,7 @@ Examples:
   moec generate tiny.moe --weights tiny --prompt 'In the beginning'
   moec generate tiny.moe --weights tiny --prompt 'And God' --temperature 0
   moec generate tiny.artefact --weights tiny --prompt-ids 5,17,3 --format json --device cuda
+  moec generate tiny.moe --weights tiny --prompt 'And God' --ranks 4     experts on four ranks
 
 The same command prints the same text: the seed is 0 unless given. Generation ends after N
 tokens or at the checkpoint's end-of-text token: that of generation_config.json, or that of

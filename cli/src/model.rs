@@ -4,10 +4,14 @@ use crate::args::{CompileArgs, DeviceName, RunArgs};
 use crate::compile::{Request, compile};
 use crate::failure::{Failure, Source, tell};
 use crate::progress::Work;
+use moec_emulator::{DeviceConfig, Schedule};
 use moec_ir::plan::PAGE_ROWS;
-use moec_ir::{Graph, Phase};
-use moec_runtime::device::DeviceKind;
-use moec_runtime::{Artefact, Checkpoint, Engine, Reference, Session};
+use moec_ir::{Diagnostic, Graph, Phase, Ranks};
+use moec_runtime::device::{DeviceKind, EmulatedGroup, Emulator};
+use moec_runtime::group::Room;
+use moec_runtime::session::Profile;
+use moec_runtime::weights::Progress;
+use moec_runtime::{Artefact, Checkpoint, Engine, GroupSession, Reference, Session};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -34,31 +38,78 @@ pub(crate) fn with_engine<T>(
     use_engine: impl FnOnce(&mut dyn Engine) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     use_threads(&args.compile);
-    let kind = match args.device {
-        DeviceName::Emulator => DeviceKind::Emulator,
-        DeviceName::Cuda => DeviceKind::Cuda,
-        DeviceName::Reference => {
-            let graph = graph(&args.model)?;
-            let checkpoint = Checkpoint::open(&args.weights)?;
-            return use_engine(&mut Reference::new(&graph, &checkpoint)?);
-        }
-    };
+    if args.device == DeviceName::Reference {
+        let graph = graph(&args.model)?;
+        let checkpoint = Checkpoint::open(&args.weights)?;
+        return use_engine(&mut Reference::new(&graph, &checkpoint)?);
+    }
+    let asked = Ranks::new(args.compile.ranks.unwrap_or(1), args.compile.ranks_per_node);
+    if let (DeviceName::Cuda, Ok(ranks)) = (args.device, asked)
+        && !ranks.is_one()
+    {
+        return Err(several_gpus(ranks).into());
+    }
     // First, so that its absence is told before any work is done.
-    let device = kind.open()?;
+    let device = match args.device {
+        DeviceName::Cuda => DeviceKind::Cuda.open()?,
+        _ => Box::new(Emulator::new(emulator(args.schedule_seed))),
+    };
     let artefact = artefact(args, job)?;
+    let ranks = ranks(args, &artefact)?;
     // What exceeds the context is refused where sequences are opened.
     let context = artefact.phases.values().map(|c| c.plan.context).min().unwrap_or(0);
     let pages = job.length.min(context).div_ceil(PAGE_ROWS);
-    let rows = job.sequences.saturating_mul(pages).saturating_mul(PAGE_ROWS);
+    let of_rank = job.sequences.div_ceil(u64::from(ranks.count()));
+    let rows = of_rank.saturating_mul(pages).saturating_mul(PAGE_ROWS);
     let checkpoint = Checkpoint::open(&args.weights)?;
     let work = Work::begin("loading weights");
-    let mut session = Session::new(device, artefact, &checkpoint, rows, &mut |p| {
-        work.bytes(p.done, p.total);
-    })?;
+    let mut progress = |p: Progress| work.bytes(p.done, p.total);
+    if ranks.is_one() {
+        let mut session = Session::new(device, artefact, &checkpoint, rows, &mut progress)?;
+        drop(work);
+        let result = use_engine(&mut session);
+        trace_profile(session.profile(), &session.device());
+        return result;
+    }
+    if args.device == DeviceName::Cuda {
+        return Err(several_gpus(ranks).into());
+    }
+    let group = EmulatedGroup::new(ranks, emulator(args.schedule_seed))?;
+    let room = Room { rows, most_tokens: None };
+    let mut session = GroupSession::new(group, &artefact, &checkpoint, room, &mut progress)?;
     drop(work);
     let result = use_engine(&mut session);
-    trace_profile(&session);
+    trace_profile(session.profile(), &format!("{ranks} on the emulator"));
     result
+}
+
+/// An emulated GPU; what the hardware leaves open is decided by a seed where one is given.
+pub(crate) fn emulator(seed: Option<u64>) -> DeviceConfig {
+    let schedule = seed.map_or(Schedule::InOrder, Schedule::Seeded);
+    DeviceConfig { schedule, ..DeviceConfig::default() }
+}
+
+/// The group that an artefact is for, which must be the one asked for if any is.
+fn ranks(args: &RunArgs, artefact: &Artefact) -> Result<Ranks, Failure> {
+    let built = artefact.phases.values().find_map(|c| c.plan.ranks).unwrap_or(Ranks::ONE);
+    match args.compile.ranks {
+        Some(asked) if asked != built.count() => {
+            let message = format!("the artefact is for {built}, and {asked} are asked for");
+            let help = format!("build it with --ranks {asked}");
+            Err(vec![Diagnostic::error("E1004", message).help(help)].into())
+        }
+        _ => Ok(built),
+    }
+}
+
+/// Several GPUs need what is not there.
+fn several_gpus(ranks: Ranks) -> Vec<Diagnostic> {
+    let message = format!(
+        "{ranks} on GPUs need a process for each GPU, which moec does not start: one process \
+         drives one GPU"
+    );
+    let help = "run them on the emulator, `--device emulator`, or build for one, `--ranks 1`";
+    vec![Diagnostic::error("E1106", message).help(help)]
 }
 
 /// The graph of a `.moe` file.
@@ -83,7 +134,9 @@ fn artefact(args: &RunArgs, job: &Job<'_>) -> Result<Artefact, Failure> {
     let source = Source::read(&args.model)?;
     let work = Work::begin("compiling");
     let mut compile_args = args.compile.clone();
-    compile_args.batch.get_or_insert(job.sequences);
+    // Sequences are divided among ranks, each of which runs the plan on its own.
+    let of_rank = job.sequences.div_ceil(u64::from(compile_args.ranks.unwrap_or(1)));
+    compile_args.batch.get_or_insert(of_rank);
     compile_args.length.get_or_insert(job.length);
     let request = Request { phases: job.phases.to_vec(), ..Request::new(&compile_args) };
     let compiled = compile(&source.text, &request, &mut |_| ControlFlow::Continue(()));
@@ -95,15 +148,15 @@ fn artefact(args: &RunArgs, job: &Job<'_>) -> Result<Artefact, Failure> {
 }
 
 /// What each kernel cost, with `-v`.
-fn trace_profile(session: &Session) {
+fn trace_profile(profile: &Profile, device: &str) {
     for phase in Phase::ALL {
-        let total = session.profile().total(phase);
+        let total = profile.total(phase);
         if total.launches == 0 {
             continue;
         }
         let ms = total.time.as_secs_f64() * 1e3;
-        tracing::info!("{phase} on {}: {} launches, {ms:.1} ms", session.device(), total.launches);
-        for (_, name, k) in session.profile().kernels().filter(|(p, _, _)| *p == phase) {
+        tracing::info!("{phase} on {device}: {} launches, {ms:.1} ms", total.launches);
+        for (_, name, k) in profile.kernels().filter(|(p, _, _)| *p == phase) {
             let ms = k.time.as_secs_f64() * 1e3;
             let warp = k.counters.warp_instructions;
             tracing::debug!(

@@ -21,7 +21,8 @@ fn group(schedule: Schedule) -> EmulatedGroup {
     let config = DeviceConfig {
         schedule,
         poison: Some(0xff),
-        livelock_instructions: 1 << 14,
+        // Ranks that a schedule holds back let the others wait for long.
+        livelock_instructions: if schedule == Schedule::InOrder { 1 << 14 } else { 1 << 24 },
         ..DeviceConfig::default()
     };
     EmulatedGroup::new(Ranks::new(RANKS, RANKS).unwrap(), config).unwrap()
