@@ -72,7 +72,7 @@ pub fn generate(plan: &Plan, options: Options) -> Result<Generated, Vec<Diagnost
                 if ptx.is_empty() {
                     ptx.push_str(header);
                 }
-                ptx.push_str(entry);
+                push_entry(&mut ptx, entry);
                 mlir.push_str(&code.mlir);
                 llvm.push_str(&code.llvm);
                 kernel.geometry = Some(code.geometry);
@@ -132,9 +132,43 @@ fn sizes_read(ptx: &str, name: &str, operands: usize) -> Vec<Sym> {
     sizes.filter(|(place, _)| is_read(*place)).map(|(_, size)| size).collect()
 }
 
+/// Appends an entry, and those declarations of functions before it that the module does not have.
+fn push_entry(ptx: &mut String, entry: &str) {
+    const DECLARATION: &str = ".extern .func";
+    let mut rest = entry;
+    while let Some(at) = rest.find(DECLARATION) {
+        let end = rest[at..].find(";\n").map_or(rest.len(), |end| at + end + 2);
+        ptx.push_str(&rest[..at]);
+        if !ptx.contains(&rest[at..end]) {
+            ptx.push_str(&rest[at..end]);
+        }
+        rest = &rest[end..];
+    }
+    ptx.push_str(rest);
+}
+
 /// The part of a PTX module up to `.address_size 64` (one per module), and what follows.
 fn split_header(ptx: &str) -> (&str, &str) {
     const LAST: &str = ".address_size 64\n";
     let end = ptx.find(LAST).map_or(0, |at| at + LAST.len());
     ptx.split_at(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_called_is_declared_once() {
+        let entry = |name: &str, called: &str| {
+            format!("\n.extern .func {called}\n(\n\t.param .b64 p\n)\n;\n.visible .entry {name}()")
+        };
+        let mut ptx = String::new();
+        for (name, called) in [("a", "put"), ("b", "put"), ("c", "get")] {
+            push_entry(&mut ptx, &entry(name, called));
+        }
+        assert_eq!(ptx.matches(".extern .func put\n").count(), 1, "{ptx}");
+        assert_eq!(ptx.matches(".extern .func get\n").count(), 1, "{ptx}");
+        assert_eq!(ptx.matches(".visible .entry").count(), 3, "{ptx}");
+    }
 }

@@ -79,8 +79,12 @@ pub fn verify(ptxas: &Path, ptx: &str, arch: &str) -> Result<Report, Error> {
     let folder = tempfile::tempdir().map_err(run)?;
     let (source, binary) = (folder.path().join("module.ptx"), folder.path().join("module.cubin"));
     std::fs::write(&source, ptx).map_err(run)?;
+    // Functions of others are linked later.
+    let alone = ptx.contains(".extern .func").then_some("-c");
     let output = Command::new(ptxas)
-        .args(["-v", &format!("-arch={arch}"), "-o"])
+        .args(["-v", &format!("-arch={arch}")])
+        .args(alone)
+        .arg("-o")
         .args([&binary, &source])
         .output()
         .map_err(run)?;

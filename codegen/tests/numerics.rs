@@ -8,6 +8,8 @@ mod cases;
 mod numerics {
     pub(crate) mod attention;
     pub(crate) mod elements;
+    pub(crate) mod exchange;
+    pub(crate) mod exchange_group;
     pub(crate) mod gradients;
     pub(crate) mod machine;
     pub(crate) mod masked;

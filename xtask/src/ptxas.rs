@@ -74,8 +74,11 @@ pub(crate) fn assemble_to(root: &Path, file: &Path, cubin: &Path) -> Result<File
 
 /// Runs ptxas on one file.
 fn assemble(ptxas: &Path, file: &Path, arch: &str, cubin: &Path) -> Result<FileReport> {
+    // Functions of others are linked later.
+    let calls = std::fs::read_to_string(file).is_ok_and(|ptx| ptx.contains(".extern .func"));
     let output = Command::new(ptxas)
         .arg(format!("-arch={arch}"))
+        .args(calls.then_some("-c"))
         .args(["-v", "--warn-on-spills", "-o"])
         .arg(cubin)
         .arg(file)

@@ -1,6 +1,7 @@
 //! Kernel specs of each family: those of real models and odd ones.
 
 mod attention;
+mod exchange;
 mod gradients;
 mod masked;
 mod routing;
@@ -9,6 +10,7 @@ mod scaled;
 pub(crate) use attention::{
     attentions, attentions_in_chunks, latent_attentions, packed_attentions, paged_attentions,
 };
+pub(crate) use exchange::{Spread, exchanges, swiglu as gated};
 pub(crate) use gradients::weight_gradients;
 pub(crate) use masked::{masked, scaled_masked};
 pub(crate) use routing::{route_plans, routers, top_ks};

@@ -202,7 +202,7 @@ impl Array {
 }
 
 /// A tensor map as the driver would encode it.
-fn encode(map: &TensorMap, address: u64, sizes: &Sizes) -> Result<[u8; 128], String> {
+pub(crate) fn encode(map: &TensorMap, address: u64, sizes: &Sizes) -> Result<[u8; 128], String> {
     let mut tensor = moec_emulator::TensorMap {
         address,
         element: match map.dtype {
