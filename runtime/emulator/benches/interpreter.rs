@@ -62,6 +62,35 @@ fn interpreter(criterion: &mut Criterion) {
         .collect();
     let setup = "mad.wide.u32 %rd3, %r2, 16, %rd1;";
     run(criterion, "vector loads", &kernel(setup, &vectors, "st.global.u32 [%rd2], %r20;"), 256);
+    let shared: String = (4..12)
+        .map(|r| {
+            format!(
+                "ld.shared.f32 %r{r}, [%r23+{}];\nfma.rn.f32 %r20, %r{r}, %r21, %r20;\n",
+                r * 1024
+            )
+        })
+        .collect();
+    let setup = ".shared .align 16 .b8 s[16384]; mov.u32 %r23, s; mad.lo.u32 %r23, %r2, 4, %r23;";
+    let finish = "st.global.u32 [%rd2], %r20;";
+    run(criterion, "shared load and fma", &kernel(setup, &shared, finish), 256);
+    let same: String = (4..12)
+        .map(|r| {
+            format!(
+                "ld.global.f32 %r{r}, [%rd1+{}];\nfma.rn.f32 %r20, %r{r}, %r21, %r20;\n",
+                r * 4096
+            )
+        })
+        .collect();
+    run(criterion, "load of one word and fma", &kernel("", &same, finish), 256);
+    let stores: String = (4..12)
+        .map(|r| {
+            format!(
+                "fma.rn.f32 %r{r}, %r{r}, %r21, %r20;\nst.global.f32 [%rd2+{}], %r{r};\n",
+                r * 4096
+            )
+        })
+        .collect();
+    run(criterion, "fma and store", &kernel("", &stores, ""), 256);
     let integers: String =
         (4..20).map(|r| format!("mad.lo.s32 %r{r}, %r{r}, 3, %r{};\n", r - 1)).collect();
     run(criterion, "integers", &kernel("", &integers, store), 256);

@@ -1,8 +1,11 @@
 //! Loads, stores and the way from an address to a host pointer (PTX ISA 9.7.9).
 //!
-//! The common case is one region for the whole warp: the addresses of the executing lanes are
-//! reduced to the lowest and highest, the region that the instruction touched last is checked
-//! against both, and lanes then need no checks. Whatever does not fit goes lane by lane.
+//! Mostly all lanes of a warp access neighbours, or the same place: see [`whole`]. Else the
+//! addresses of the executing lanes are reduced to the lowest and highest, the region that the
+//! instruction touched last is checked against both, and lanes then need no checks. Whatever does
+//! not fit goes lane by lane.
+
+mod whole;
 
 use super::Cx;
 use super::context::{blend, lanes};
@@ -270,6 +273,25 @@ impl Cx<'_> {
             let base = region.host.wrapping_add((start - region.start) as usize);
             for lane in 0..32 {
                 out[lane] = base.wrapping_add(addresses[lane].wrapping_sub(low) as usize);
+            }
+            return Ok(out);
+        }
+        let local = match space {
+            LOCAL => Some(0),
+            GENERIC if is_in(low, LOCAL_BASE) => Some(LOCAL_BASE),
+            _ => None,
+        };
+        if let Some(base) = local
+            && aligned
+            && low == high
+            && self.mask != 0
+            && let Ok(offset) = u32::try_from(low - base)
+            && let Some(rows) = self.warp.local.rows(offset, bytes)
+        {
+            // Every thread accesses the same variable of its stack.
+            let stride = self.warp.local.stride() as usize;
+            for (lane, host) in out.iter_mut().enumerate() {
+                *host = rows.wrapping_add(lane * stride);
             }
             return Ok(out);
         }
@@ -594,12 +616,23 @@ macro_rules! by_space_and_size {
     }};
 }
 
-/// The executor of a load of elements of `size` bytes.
-pub(crate) fn load_exec(space: Space, size: u32) -> Exec {
-    by_space_and_size!(load_leveled, space_number(space), size)
+/// Whether a register holds an element as memory does, or with zeros above in 32 bits.
+fn is_plain(extend: Extend, size: u32) -> bool {
+    match extend {
+        Extend::Zero32 => size <= 4,
+        Extend::Zero64 => size == 8,
+        _ => false,
+    }
 }
 
-/// The executor of a store of elements of `size` bytes.
-pub(crate) fn store_exec(space: Space, size: u32) -> Exec {
-    by_space_and_size!(store_leveled, space_number(space), size)
+/// The executor of a load of `count` elements of `size` bytes.
+pub(crate) fn load_exec(space: Space, size: u32, count: u32, extend: Extend) -> Exec {
+    let plain = is_plain(extend, size).then(|| whole::load_exec(space, size, count)).flatten();
+    plain.unwrap_or_else(|| by_space_and_size!(load_leveled, space_number(space), size))
+}
+
+/// The executor of a store of `count` elements of `size` bytes.
+pub(crate) fn store_exec(space: Space, size: u32, count: u32, extend: Extend) -> Exec {
+    let plain = is_plain(extend, size).then(|| whole::store_exec(space, size, count)).flatten();
+    plain.unwrap_or_else(|| by_space_and_size!(store_leveled, space_number(space), size))
 }

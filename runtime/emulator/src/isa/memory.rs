@@ -139,9 +139,9 @@ fn decode_access<'a>(
         imm: address.offset,
         aux: site,
         ..Decoder::blank(if loads {
-            load_exec(space, ty.bytes())
+            load_exec(space, ty.bytes(), lanes as u32, extend)
         } else {
-            store_exec(space, ty.bytes())
+            store_exec(space, ty.bytes(), lanes as u32, extend)
         })
     };
     cx.emit(inst);

@@ -48,6 +48,13 @@ impl LocalMemory {
         self.bytes.get_mut(base + offset as usize..base + end as usize)
     }
 
+    /// Where the host holds the `bytes` at `offset` of lane 0's stack; those of the other lanes
+    /// follow at every [`LocalMemory::stride`].
+    pub(crate) fn rows(&mut self, offset: u32, bytes: u32) -> Option<*mut u8> {
+        offset.checked_add(bytes).filter(|&end| end <= self.stride)?;
+        Some(self.bytes.as_mut_ptr().wrapping_add(offset as usize))
+    }
+
     /// Copies `bytes` from one offset to another in the stacks of the lanes of `mask`.
     pub(crate) fn copy(&mut self, mask: u32, from: u32, to: u32, bytes: u32) {
         let stride = self.stride as usize;
