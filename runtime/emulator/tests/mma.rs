@@ -531,6 +531,15 @@ fn sparse_rows_meet_the_columns_that_metadata_names() {
 }
 
 #[test]
+fn accumulators_may_change_places() {
+    let body = "mov.u32 %r0, 10; mov.u32 %r1, 20; mov.u32 %r4, 0x01010101; mov.u32 %r5, 0x01010101;\n\
+        mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%r0, %r1}, {%r4}, {%r5}, {%r1, %r0};\n\
+        mad.wide.u32 %rd1, %t, 8, %y; st.global.v2.b32 [%rd1], {%r0, %r1};";
+    let out = run(&kernel(body), &block(32), &[0; 4], &[0; 256]).unwrap();
+    assert!(machine::words(&out).chunks(2).all(|pair| pair == [36, 26]));
+}
+
+#[test]
 fn forms_that_do_not_exist_are_refused() {
     for text in [
         "mma.sync.aligned.m16n8k16.row.col.s32.s4.s4.s32 {%r0,%r1,%r2,%r3}, {%r4,%r5}, {%r6}, {%r0,%r1,%r2,%r3};",

@@ -18,6 +18,7 @@ use crate::isa::operands;
 use crate::program::{Flow, Inst, Reg};
 use crate::ptx::ast::Instruction;
 use crate::ptx::types::Type;
+use crate::tensor_core::fragments::Row;
 
 /// An element of A or B.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,17 +207,21 @@ unsafe fn integers(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
         }
     }
     let combine = |(&x, &y): (&i32, &i32)| if form.differs { x ^ y } else { x * y };
-    for (register, (&from, &to)) in c.iter().zip(d).enumerate() {
+    let sums = c.iter().enumerate().map(|(register, &from)| -> Row {
         let before = row32(from);
-        let out = std::array::from_fn(|lane| {
+        std::array::from_fn(|lane| {
             let (line, column) = (lane / 4 + 8 * (register / 2), 2 * (lane % 4) + register % 2);
             let x = &left[line * depth..][..depth];
             let sum: i32 = x.iter().zip(&right[column * depth..]).map(combine).sum();
             let c = before[lane] as i32;
             (if form.saturates { c.saturating_add(sum) } else { c.wrapping_add(sum) }) as u32
-        });
+        })
+    });
+    // All of C is read before D is written: they may share registers in another order.
+    let sums: Vec<Row> = sums.collect();
+    for (out, &to) in sums.iter().zip(d) {
         // SAFETY: as above.
-        unsafe { cx.put32(to, &out) };
+        unsafe { cx.put32(to, out) };
     }
     Flow::Next
 }
@@ -267,9 +272,9 @@ unsafe fn doubles(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     let row = |reg: Reg| unsafe { cx.row64(reg).map(f64::from_bits) };
     let a: Vec<[f64; 32]> = a.iter().map(|&reg| row(reg)).collect();
     let b: Vec<[f64; 32]> = b.iter().map(|&reg| row(reg)).collect();
-    for (register, (&from, &to)) in c.iter().zip(d).enumerate() {
+    let sums = c.iter().enumerate().map(|(register, &from)| -> [u64; 32] {
         let before = row(from);
-        let out = std::array::from_fn(|lane| {
+        std::array::from_fn(|lane| {
             let (line, column) = (lane / 4 + 8 * (register / 2), 2 * (lane % 4) + register % 2);
             let sum = (0..depth).fold(before[lane], |sum, k| {
                 let halves = rows / 8;
@@ -277,9 +282,12 @@ unsafe fn doubles(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
                 fma64(x, b[k / 4][4 * column + k % 4], sum, round)
             });
             sum.to_bits()
-        });
+        })
+    });
+    let sums: Vec<[u64; 32]> = sums.collect();
+    for (out, &to) in sums.iter().zip(d) {
         // SAFETY: as above.
-        unsafe { cx.put64(to, &out) };
+        unsafe { cx.put64(to, out) };
     }
     Flow::Next
 }
