@@ -90,17 +90,13 @@ pub(crate) fn load_rows(
     registers: usize,
     register: impl Fn(usize) -> *const Row,
 ) {
-    let bytes = panel.element().bytes() as usize;
-    let count = 4 / bytes;
     for index in 0..registers {
         // SAFETY: the caller's registers exist.
         let row = unsafe { &*register(index) };
-        for (lane, &word) in row.iter().enumerate() {
-            let line = first + lane / 4 + 8 * (index & 1);
-            let k = count * (lane % 4) + 4 * count * (index >> 1);
-            for element in 0..count {
-                panel.put(line, k + element, part(word, element, bytes));
-            }
+        let (groups, _) = row.as_chunks::<4>();
+        for (group, words) in groups.iter().enumerate() {
+            // Four lanes hold 16 bytes of a row that follow each other.
+            panel.put_words(first + group + 8 * (index & 1), index >> 1, *words);
         }
     }
     panel.finish();

@@ -97,6 +97,15 @@ impl Panel {
         self.raw[at * size..(at + 1) * size].copy_from_slice(&bits.to_le_bytes()[..size]);
     }
 
+    /// Puts four words into a row of an A, 16 bytes at a time: `chunk` counts them.
+    #[inline]
+    pub(crate) fn put_words(&mut self, line: usize, chunk: usize, words: [u32; 4]) {
+        debug_assert!(!self.is_columns);
+        let at = line * self.depth * self.element().bytes() as usize + 16 * chunk;
+        let bytes = words.map(u32::to_le_bytes);
+        self.raw[at..at + 16].copy_from_slice(bytes.as_flattened());
+    }
+
     /// Puts, for eight lines from a multiple of eight, 16 bytes of elements that follow each other
     /// along the depth.
     #[inline]
