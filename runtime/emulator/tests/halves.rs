@@ -135,7 +135,7 @@ fn operands_from_outside_a_tensor_make_zeros() {
                     return 0.0;
                 }
                 let sum = round(format, a.mul_add(b, c));
-                if relu && (sum < 0.0 || sum == 0.0) { 0.0 } else { sum }
+                if relu && sum <= 0.0 { 0.0 } else { sum }
             });
         }
     }
@@ -184,7 +184,7 @@ fn products_of_24_bits_saturate_their_sum() {
     {
         let cut = |x: u32| i128::from(x & 0xff_ffff);
         let signed = |x: u32| (cut(x) ^ 0x80_0000) - 0x80_0000;
-        let sum = (signed(a) * signed(b) >> 16) + i128::from(c as i32);
+        let sum = ((signed(a) * signed(b)) >> 16) + i128::from(c as i32);
         assert_eq!(out, sum.clamp(i32::MIN.into(), i32::MAX.into()) as u32);
     }
 }

@@ -22,8 +22,11 @@ fn inputs() -> Vec<[u32; 3]> {
     EDGES.iter().flat_map(|&a| EDGES.map(|b| [a, b, c(a, b)])).collect()
 }
 
-/// Runs many forms at once: `%d` of each form is mixed into one result per lane by the caller.
-fn check(forms: &[(String, Box<dyn Fn(u32, u32, u32) -> u32>)]) {
+/// An instruction and what it makes of A, B and C.
+type Form = (String, Box<dyn Fn(u32, u32, u32) -> u32>);
+
+/// Runs every form on all inputs.
+fn check(forms: &[Form]) {
     let inputs = inputs();
     for (text, expected) in forms {
         for (out, &[a, b, c]) in lanes32(text, &inputs).into_iter().zip(&inputs) {
@@ -44,7 +47,7 @@ fn part(word: u32, signed: bool, select: &str) -> i64 {
             if signed { i64::from(half as i16) } else { i64::from(half) }
         }
         (byte, signed) => {
-            let byte = bytes[byte[1..].parse::<usize>().unwrap()];
+            let byte = bytes[byte[1..].parse::<usize>().expect("a digit")];
             if signed { i64::from(byte as i8) } else { i64::from(byte) }
         }
     }
@@ -85,7 +88,7 @@ fn clamp(value: i64, bits: u32, signed: bool) -> i64 {
 
 #[test]
 fn scalar_forms_extract_clamp_and_merge() {
-    let mut forms: Vec<(String, Box<dyn Fn(u32, u32, u32) -> u32>)> = Vec::new();
+    let mut forms: Vec<Form> = Vec::new();
     let types = ["u32", "s32"];
     for op in ["add", "sub", "absdiff", "min", "max"] {
         for (index, (d, a, b)) in types
@@ -133,7 +136,7 @@ fn scalar_forms_extract_clamp_and_merge() {
 
 #[test]
 fn shifts_stop_at_the_width_or_wrap() {
-    let mut forms: Vec<(String, Box<dyn Fn(u32, u32, u32) -> u32>)> = Vec::new();
+    let mut forms: Vec<Form> = Vec::new();
     for (left, name) in [(true, "vshl"), (false, "vshr")] {
         for (wrap, mode) in [(true, "wrap"), (false, "clamp")] {
             for a in ["u32", "s32"] {
@@ -162,7 +165,7 @@ fn shifts_stop_at_the_width_or_wrap() {
 
 #[test]
 fn comparisons_give_one_or_zero() {
-    let mut forms: Vec<(String, Box<dyn Fn(u32, u32, u32) -> u32>)> = Vec::new();
+    let mut forms: Vec<Form> = Vec::new();
     for op in ["eq", "ne", "lt", "le", "gt", "ge"] {
         for (a, b) in [("u32", "u32"), ("s32", "u32"), ("s32", "s32")] {
             let value = move |x, y| primary(op, part(x, signed(a), ""), part(y, signed(b), "h1"));
@@ -181,7 +184,7 @@ fn comparisons_give_one_or_zero() {
 
 #[test]
 fn multiply_adds_negate_round_up_and_scale() {
-    let mut forms: Vec<(String, Box<dyn Fn(u32, u32, u32) -> u32>)> = Vec::new();
+    let mut forms: Vec<Form> = Vec::new();
     for (a, b) in [("u32", "u32"), ("u32", "s32"), ("s32", "u32"), ("s32", "s32")] {
         for (minus_ab, minus_c, po) in [
             (false, false, false),
@@ -253,7 +256,7 @@ const OF_FOUR: [Choices; 3] = [
 
 #[test]
 fn simd_forms_choose_clamp_merge_and_add() {
-    let mut forms: Vec<(String, Box<dyn Fn(u32, u32, u32) -> u32>)> = Vec::new();
+    let mut forms: Vec<Form> = Vec::new();
     let ops = ["add", "sub", "avrg", "absdiff", "min", "max", "lt", "ne"];
     for (lanes, table) in [(2usize, OF_TWO), (4, OF_FOUR)] {
         for (number, op) in ops.into_iter().enumerate() {

@@ -140,9 +140,9 @@ fn decode_product<'a>(
     let saturates = words.take("satfinite");
     // Bits go as bytes of eight.
     let is_bits = words.take("b1") && words.take("b1") && words.take("and") && words.take("popc");
-    let (accumulator, a, b) = match words.types().as_slice() {
-        &[d] if is_bits => (accumulator_of(d), Some(Element::U8), Some(Element::U8)),
-        &[d, a, b] => (accumulator_of(d), element_of(a), element_of(b)),
+    let (accumulator, a, b) = match *words.types().as_slice() {
+        [d] if is_bits => (accumulator_of(d), Some(Element::U8), Some(Element::U8)),
+        [d, a, b] => (accumulator_of(d), element_of(a), element_of(b)),
         _ => return Err(words.wrong("three types are needed")),
     };
     let (Some(accumulator), Some(a), Some(b)) = (accumulator, a, b) else {

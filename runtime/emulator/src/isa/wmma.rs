@@ -425,10 +425,10 @@ fn decode_mma<'a>(
         return Err(words.wrong("`.popc` is missing"));
     }
     let kinds: Vec<Kind> = std::iter::from_fn(|| words.take_map(Kind::named)).collect();
-    let kinds = match kinds.as_slice() {
+    let kinds = match *kinds.as_slice() {
         // The types of binary16 operands are not written.
-        &[d, c] => [d, Kind::F16, Kind::F16, c],
-        &[d, a, b, c] => [d, a, b, c],
+        [d, c] => [d, Kind::F16, Kind::F16, c],
+        [d, a, b, c] => [d, a, b, c],
         _ => return Err(words.wrong("the number of types does not fit")),
     };
     let [d, a, b, c] = kinds;
