@@ -363,16 +363,48 @@ pub enum Word {
     Shape(Shape),
 }
 
-/// `parallel { … }`
+/// `parallel { … }`, `parallel decode { … }`
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParallelDecl {
+    /// The phase that it is for; without, all that have none of their own.
+    pub phase: Option<Ident>,
     /// The lines, in order.
-    pub spreads: Vec<SpreadDecl>,
+    pub items: Vec<ParallelItem>,
     /// The whole.
     pub span: Span,
 }
 
-/// `experts over 64 ranks`
+/// One line of a parallel section.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ParallelItem {
+    /// `experts over 64 ranks`
+    Spread(SpreadDecl),
+    /// `transfer: low_latency`
+    Choice(ChoiceDecl),
+}
+
+impl ParallelItem {
+    /// The whole.
+    pub fn span(&self) -> Span {
+        match self {
+            Self::Spread(s) => s.span,
+            Self::Choice(c) => c.span,
+        }
+    }
+}
+
+/// `transfer: low_latency`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChoiceDecl {
+    /// What is chosen.
+    pub name: Ident,
+    /// A name or a number.
+    pub value: Ident,
+    /// The whole.
+    pub span: Span,
+}
+
+/// `experts over 64 ranks, 8 per node`
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpreadDecl {
     /// What is spread.
@@ -381,6 +413,8 @@ pub struct SpreadDecl {
     pub count: Expr,
     /// Of what.
     pub unit: Ident,
+    /// How many of them are in one of what.
+    pub each: Option<(Expr, Ident)>,
     /// The whole.
     pub span: Span,
 }

@@ -14,21 +14,23 @@ mod declare;
 mod entry;
 mod eval;
 mod layers;
+mod parallel;
 mod place;
 mod precision;
 mod sections;
 mod train;
 mod value;
 
+pub use parallel::{Parallel, Spread};
 pub use precision::{Fp8, Precision};
-pub use sections::{Parallel, Spread, TargetSection};
+pub use sections::TargetSection;
 pub use train::{AdamW, LossTerm, Train, Update};
 
 use crate::ast::{Ast, Binding, FunctionKind, Member};
 use builder::Builder;
 use declare::Scope;
 use moec_ir::graph::{Entry, Function, Graph};
-use moec_ir::{Diagnostic, Severity, Span};
+use moec_ir::{Diagnostic, Phase, Severity, Span};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use value::Value;
@@ -40,14 +42,23 @@ pub struct Model {
     pub graph: Graph,
     /// How numbers are stored.
     pub precision: Precision,
-    /// What is spread over which ranks.
+    /// What is spread over which ranks, in training and where a phase has no section of its own.
     pub parallel: Parallel,
+    /// The same of phases with one of their own.
+    pub phases: BTreeMap<Phase, Parallel>,
     /// How it is trained, where the file says so.
     pub train: Option<Train>,
     /// The machines that the file names, in order.
     pub targets: Vec<TargetSection>,
     /// What may not be what was meant.
     pub warnings: Vec<Diagnostic>,
+}
+
+impl Model {
+    /// What the file says of a phase.
+    pub fn parallel_of(&self, phase: Phase) -> &Parallel {
+        self.phases.get(&phase).unwrap_or(&self.parallel)
+    }
 }
 
 /// Checks a syntax tree and lowers it to a typed graph.
@@ -205,7 +216,7 @@ impl<'a> Checker<'a> {
             );
         }
         self.check_unused(members);
-        let parallel = self.parallel_section(members);
+        let (parallel, phases) = self.parallel_sections(members);
         let train = self.train_section(members);
         let targets = self.target_sections(&ast.targets);
         let functions = self.in_calling_order(&mut entries);
@@ -217,7 +228,7 @@ impl<'a> Checker<'a> {
             entries,
         };
         let precision = self.precision.clone();
-        Some(Model { graph, precision, parallel, train, targets, warnings: vec![] })
+        Some(Model { graph, precision, parallel, phases, train, targets, warnings: vec![] })
     }
 
     /// The size `context`, which every model must give.

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the failure")]
 
 use moec_frontend::{Model, check, format, import, lower, parse};
-use moec_ir::DType;
+use moec_ir::{DType, Phase, Transfer};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -115,7 +115,15 @@ fn the_sections_of_deepseek_v3_are_typed() {
     assert_eq!((fp8.format, fp8.promote_every), (DType::F8e4m3, 128));
     assert!(model.precision.fp8("mlp.router", false).is_none());
     assert_eq!(model.parallel.experts.unwrap().count, 64);
-    assert_eq!((model.targets[0].target.sms, model.targets[0].comm_sms), (132, 20));
+    assert_eq!((model.targets[0].target.sms, model.targets[0].comm_sms), (132, None));
+    let prefill = model.parallel_of(Phase::Prefill);
+    assert_eq!(prefill.ranks.map(|r| (r.count(), r.per_node())), Some((32, 8)));
+    assert_eq!((prefill.transfer, prefill.step.map(|s| s.count)), (Some(Transfer::First), Some(2)));
+    let decode = model.parallel_of(Phase::Decode);
+    assert_eq!(
+        (decode.ranks.map(|r| r.count()), decode.transfer),
+        (Some(128), Some(Transfer::LowLatency))
+    );
     let train = model.train.as_ref().unwrap();
     assert_eq!(train.loss.len(), 3);
     assert_eq!(train.updates[0].state, "bias");

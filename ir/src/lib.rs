@@ -13,7 +13,8 @@
 //!
 //! In reading order: [`dim`], [`dtype`] and [`e4m3`] (what a tensor's type is made of), [`graph`]
 //! (the mathematics), [`kernel`] (what one launch can compute), [`plan`] (the program of
-//! launches), [`target`] and [`ranks`] (the machines), [`diagnostic`] (how mistakes are told).
+//! launches), [`target`] and [`ranks`] (the machines), [`timeline`] (what ran when),
+//! [`diagnostic`] (how mistakes are told).
 
 pub mod diagnostic;
 pub mod dim;
@@ -25,6 +26,7 @@ pub mod plan;
 pub mod ranks;
 pub mod real;
 pub mod target;
+pub mod timeline;
 
 pub use diagnostic::{Diagnostic, Label, Severity, Span};
 pub use dim::{Dim, Sizes, Sym};
@@ -32,6 +34,6 @@ pub use dtype::{DType, ScaleFormat};
 pub use graph::{Function, Graph, Node, NodeId, Op, TensorType};
 pub use kernel::KernelSpec;
 pub use plan::{Phase, Plan};
-pub use ranks::{Ranks, RanksError};
+pub use ranks::{Ranks, RanksError, Transfer};
 pub use real::Real;
 pub use target::Target;

@@ -1,4 +1,4 @@
-//! GPUs that share the experts of a model.
+//! GPUs that share the experts of a model, and how tokens come to them.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -23,6 +23,44 @@ use std::ops::Range;
 pub struct Ranks {
     count: u32,
     per_node: u32,
+}
+
+/// How tokens are moved between ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transfer {
+    /// Rings of chunks, a channel for two SMs: DeepEP's first release.
+    First,
+    /// DeepEP's second release, whose SMs only copy.
+    Second,
+    /// A message for each token and expert, during which no SM waits: DeepEP's low-latency
+    /// kernels with their receiving hook.
+    LowLatency,
+}
+
+impl Transfer {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::First, Self::Second, Self::LowLatency];
+
+    /// `first`, `second` or `low_latency`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Second => "second",
+            Self::LowLatency => "low_latency",
+        }
+    }
+
+    /// The one of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|transfer| transfer.name() == name)
+    }
+}
+
+impl fmt::Display for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 /// [`Ranks`] before they are checked.

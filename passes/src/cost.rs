@@ -16,10 +16,11 @@ mod product;
 mod spread;
 
 pub use attention::Attention;
-pub use communication::{Exchange, Traffic, Transfer};
+pub use communication::{Exchange, Traffic};
 pub use estimate::Estimate;
 pub use machine::{Load, Machine};
 pub use memory::Stream;
+pub use moec_ir::Transfer;
 pub use product::{Product, Tiles};
 
 use crate::language::{EGraph, Kernel, Node, Term, is_laid_out, rows};

@@ -54,11 +54,12 @@ impl Tree {
             Member::Precision(p) => self.nest(format!("precision {}", at(p.span)), |t| {
                 p.settings.iter().for_each(|s| t.line(s.to_string()));
             }),
-            Member::Parallel(p) => self.nest(format!("parallel {}", at(p.span)), |t| {
-                for s in &p.spreads {
-                    t.line(format!("{} over {} {}", s.what.text, s.count, s.unit.text));
-                }
-            }),
+            Member::Parallel(p) => {
+                let phase = p.phase.as_ref().map(|p| format!("{p} ")).unwrap_or_default();
+                self.nest(format!("parallel {phase}{}", at(p.span)), |t| {
+                    p.items.iter().for_each(|item| t.line(item.to_string()));
+                });
+            }
             Member::Train(d) => self.nest(format!("train {}", at(d.span)), |t| {
                 for item in &d.items {
                     match item {

@@ -1,112 +1,20 @@
-//! The sections `parallel` and `target`.
+//! The section `target`.
 
 use super::Checker;
-use super::eval::{Frame, nearest};
-use crate::ast::{Ident, Member, SmsDecl, SpreadDecl, TargetDecl};
+use super::eval::nearest;
+use crate::ast::{Ident, SmsDecl, TargetDecl};
 use moec_ir::{Diagnostic, Target};
-use std::rc::Rc;
-
-/// What is spread over how many ranks; nothing where the file has no such section.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parallel {
-    /// `experts over 64 ranks`
-    pub experts: Option<Spread>,
-    /// `layers over 16 stages`
-    pub layers: Option<Spread>,
-    /// `tokens over 8 replicas`: whole copies of the model, each with its own tokens.
-    pub tokens: Option<Spread>,
-}
-
-/// Over how many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spread {
-    /// Ranks, stages or replicas.
-    pub count: u64,
-    /// Where the file says so.
-    pub span: moec_ir::Span,
-}
 
 /// A machine, and what its SMs are for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TargetSection {
     /// The machine.
     pub target: Target,
-    /// SMs that communicate while the others compute.
-    pub comm_sms: u32,
+    /// SMs that communicate while the others compute, where the file says how many.
+    pub comm_sms: Option<u32>,
 }
 
-/// What can be spread, and over what.
-const SPREADS: [(&str, &str); 3] =
-    [("experts", "ranks"), ("layers", "stages"), ("tokens", "replicas")];
-
 impl<'a> Checker<'a> {
-    /// What the parallel section says.
-    pub(super) fn parallel_section(&mut self, members: &'a [Member]) -> Parallel {
-        let mut parallel = Parallel::default();
-        for member in members {
-            let Member::Parallel(section) = member else { continue };
-            for spread in &section.spreads {
-                self.spread_line(&mut parallel, spread);
-            }
-        }
-        parallel
-    }
-
-    fn spread_line(&mut self, parallel: &mut Parallel, line: &'a SpreadDecl) -> Option<()> {
-        let known = SPREADS.iter().find(|(what, _)| *what == line.what.text);
-        let Some((what, unit)) = known else {
-            let near = nearest(&line.what.text, SPREADS.iter().map(|(w, _)| *w));
-            return self.fail(
-                Diagnostic::error("E0406", format!("`{}` cannot be spread", line.what))
-                    .at(line.what.span, "unknown")
-                    .help(match near {
-                        Some(near) => format!("did you mean `{near}`?"),
-                        None => "write `experts over 64 ranks`, `layers over 16 stages` or `tokens over 8 replicas`".into(),
-                    }),
-            );
-        };
-        if line.unit.text != *unit {
-            return self.fail(
-                Diagnostic::error("E0406", format!("`{what}` are spread over `{unit}`"))
-                    .at(line.unit.span, format!("not over `{}`", line.unit)),
-            );
-        }
-        let mut frame = Frame::new(Rc::clone(&self.root));
-        let count = self.integer(&mut frame, &line.count)?;
-        if let Some(whole) = self.named_size(what)
-            && whole < count
-        {
-            return self.fail(
-                Diagnostic::error(
-                    "E0406",
-                    format!("{whole} {what} cannot be spread over {count} {unit}"),
-                )
-                .at(line.count.span, "more than there are")
-                .help(format!("at most `{what} over {whole} {unit}`")),
-            );
-        }
-        let place = match *what {
-            "experts" => &mut parallel.experts,
-            "layers" => &mut parallel.layers,
-            _ => &mut parallel.tokens,
-        };
-        if place.replace(Spread { count, span: line.span }).is_some() {
-            return self.fail(
-                Diagnostic::error("E0406", format!("`{what}` is spread twice"))
-                    .at(line.span, "again here"),
-            );
-        }
-        Some(())
-    }
-
-    /// A size of the model by its name.
-    fn named_size(&self, name: &str) -> Option<u64> {
-        match self.root.values.get(name) {
-            Some(super::value::Value::Size(a)) => a.dim.constant(),
-            _ => None,
-        }
-    }
-
     /// The machines that the file names.
     pub(super) fn target_sections(&mut self, targets: &'a [TargetDecl]) -> Vec<TargetSection> {
         targets.iter().filter_map(|t| self.target(t)).collect()
@@ -126,7 +34,7 @@ impl<'a> Checker<'a> {
                     .help(help),
             );
         };
-        let mut comm_sms = 0;
+        let mut comm_sms = None;
         for line in &decl.lines {
             if line.name.text != "sms" {
                 return self.fail(
@@ -144,7 +52,7 @@ impl<'a> Checker<'a> {
     }
 
     /// `sms 132 = comm 20 + compute`: how many, and how many communicate.
-    fn sms(&mut self, line: &SmsDecl, built: u32) -> Option<(u32, u32)> {
+    fn sms(&mut self, line: &SmsDecl, built: u32) -> Option<(u32, Option<u32>)> {
         let total = self.count(&line.count)?;
         if total == 0 || total > built {
             return self.fail(
@@ -202,7 +110,7 @@ impl<'a> Checker<'a> {
                 Diagnostic::error("E0405", "no SM is left to compute").at(line.span, "here"),
             );
         }
-        Some((total, comm))
+        Some((total, (!line.shares.is_empty()).then_some(comm)))
     }
 
     fn count(&mut self, number: &Ident) -> Option<u32> {

@@ -126,7 +126,20 @@ impl Display for Setting {
 
 impl Display for SpreadDecl {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{} over {} {}", self.what, self.count, self.unit)
+        write!(f, "{} over {} {}", self.what, self.count, self.unit)?;
+        match &self.each {
+            Some((count, of)) => write!(f, ", {count} per {of}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Display for ParallelItem {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spread(spread) => spread.fmt(f),
+            Self::Choice(choice) => write!(f, "{}: {}", choice.name, choice.value),
+        }
     }
 }
 

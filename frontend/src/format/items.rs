@@ -325,8 +325,12 @@ impl<'a> Printer<'a> {
                 self.braces("precision", &lines(&items), p.span.start + 1, p.span);
             }
             Member::Parallel(p) => {
-                let items: Vec<_> = p.spreads.iter().map(|s| (s.to_string(), s.span)).collect();
-                self.braces("parallel", &lines(&items), p.span.start + 1, p.span);
+                let items: Vec<_> = p.items.iter().map(|i| (i.to_string(), i.span())).collect();
+                let (head, head_end) = match &p.phase {
+                    Some(phase) => (format!("parallel {phase}"), phase.span.end),
+                    None => ("parallel".into(), p.span.start + 1),
+                };
+                self.braces(&head, &lines(&items), head_end, p.span);
             }
             Member::Train(t) => {
                 let items: Vec<_> =

@@ -57,6 +57,7 @@ fn is_punctuation(rule: Rule) -> bool {
             | arrow
             | pipe
             | over
+            | k_per
             | EOI
             | k_model
             | k_block

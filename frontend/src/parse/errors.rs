@@ -110,13 +110,14 @@ fn describe(rule: Rule) -> Option<&'static str> {
         k_int => "`int`",
         k_as => "`as`",
         over => "`over`",
+        k_per => "`per`",
         shape | ty | lbracket => "`[`",
         rbracket => "`]`",
         sizes | names | signature | lparen => "`(`",
         rparen => "`)`",
         body | open => "`{`",
         close => "`}`",
-        comma => "`,`",
+        comma | each => "`,`",
         colon => "`:`",
         equals => "`=`",
         plus_equals => "`+=`",
@@ -129,7 +130,7 @@ fn describe(rule: Rule) -> Option<&'static str> {
         }
         number => "a number",
         string => "a string",
-        name | ident | dim | input | named | setting | spread | share | sms | update
+        name | ident | dim | input | named | setting | spread | choice | share | sms | update
         | directive | word | phrase => "a name",
         EOI => "the end of the file",
         WHITESPACE | COMMENT | model_member | block_member | section | letter | keyword => {

@@ -4,7 +4,7 @@
 //! on over NVLink to each rank that has an expert for it (DeepSeek-V3 3.2.2). Routing is taken as
 //! even. Not seen: waiting for peers, contention in the network, the kernels that exchange counts.
 
-use moec_ir::Target;
+use moec_ir::{Target, Transfer};
 
 /// Share of the network's peak that transfers reach: 61 GB/s of tokens between 4 nodes, of which
 /// 3/4 leave their own, and 90 between 2 (`deepep_v2.csv`), of 50.
@@ -24,18 +24,6 @@ const LINK_SECONDS: f64 = 3.7e-6;
 /// Seconds of a low-latency transfer beside its bytes: quantising, issuing, counting, unpacking.
 /// Calibrated on the six rows of dispatch in `deepep_low_latency.csv`.
 const LOW_LATENCY_SECONDS: f64 = 30e-6;
-
-/// How tokens are moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transfer {
-    /// Rings of chunks, a channel for two SMs: DeepEP's first release.
-    First,
-    /// DeepEP's second release, whose SMs only copy.
-    Second,
-    /// A message for each token and expert, during which no SM waits: DeepEP's low-latency
-    /// kernels with their receiving hook.
-    LowLatency,
-}
 
 /// Tokens that go to their experts, or come back.
 #[derive(Clone, Copy, Debug)]

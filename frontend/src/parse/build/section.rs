@@ -29,17 +29,31 @@ fn word(pair: Pair<'_, Rule>) -> Built<Word> {
 /// `parallel { … }`
 pub(super) fn parallel(pair: Pair<'_, Rule>) -> Built<ParallelDecl> {
     let whole = span(&pair);
-    let spreads = parts(pair).all(Rule::spread, |spread| {
-        let span = span(&spread);
-        let mut inner = parts(spread);
-        Ok(SpreadDecl {
-            what: inner.ident()?,
-            count: expr::expr(inner.next()?)?,
-            unit: inner.ident()?,
-            span,
-        })
-    })?;
-    Ok(ParallelDecl { spreads, span: whole })
+    let mut inner = parts(pair);
+    let phase = inner.next_if(Rule::name).map(|name| ident(&name));
+    let items = inner.pairs.map(|item| match item.as_rule() {
+        Rule::choice => choice(item).map(ParallelItem::Choice),
+        _ => spread(item).map(ParallelItem::Spread),
+    });
+    Ok(ParallelDecl { phase, items: items.collect::<Built<_>>()?, span: whole })
+}
+
+fn spread(pair: Pair<'_, Rule>) -> Built<SpreadDecl> {
+    let span = span(&pair);
+    let mut inner = parts(pair);
+    let (what, count) = (inner.ident()?, expr::expr(inner.next()?)?);
+    let unit = inner.ident()?;
+    let each = inner.next_if(Rule::each).map(|each| {
+        let mut inner = parts(each);
+        Ok((expr::expr(inner.next()?)?, inner.ident()?))
+    });
+    Ok(SpreadDecl { what, count, unit, each: each.transpose()?, span })
+}
+
+fn choice(pair: Pair<'_, Rule>) -> Built<ChoiceDecl> {
+    let span = span(&pair);
+    let mut inner = parts(pair);
+    Ok(ChoiceDecl { name: inner.ident()?, value: inner.ident()?, span })
 }
 
 /// `train { … }`
