@@ -6,14 +6,20 @@
 //! computing for HBM and L2, waiting for other ranks, uneven experts within a rank.
 //!
 //! In reading order: [`cell`] (what is to be done), [`work`] (what it costs on so many SMs),
-//! [`schedule`] (lanes), [`solve()`].
+//! [`from_plan`] (what a plan says of both), [`schedule`] (lanes), [`solve()`],
+//! [`timeline()`] (the schedule for people), [`residency`] (whether CTAs that wait for each other can all run).
 
 mod cell;
+mod from_plan;
+pub mod residency;
 mod schedule;
 mod solve;
+mod timeline;
 mod work;
 
 pub use cell::{Cell, CellError};
+pub use from_plan::{Spread, cell as cell_of};
 pub use schedule::{Lane, Schedule, Slot, Stage, Times};
 pub use solve::{Alternative, Solution, solve};
+pub use timeline::timeline;
 pub use work::{Task, Work};

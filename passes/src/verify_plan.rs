@@ -59,6 +59,11 @@ struct Access<'a> {
     writes: bool,
 }
 
+/// Which operands a kernel writes, in its order.
+pub(crate) fn writes(spec: &KernelSpec) -> Vec<bool> {
+    accesses(spec).iter().map(|access| access.writes).collect()
+}
+
 /// The operands of a kernel, in its order.
 fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
     let read = |view| Access { view: Some(view), plain: None, writes: false };

@@ -2,7 +2,7 @@
 
 use super::work::{Task, Work};
 use crate::cost::{Exchange, Machine, Product, Stream, Tiles, Traffic, Transfer};
-use moec_ir::{Phase, Ranks, RanksError, Target};
+use moec_ir::{Diagnostic, Phase, Ranks, RanksError, Target};
 
 /// Bytes of an activation between kernels (bf16).
 const ACTIVATION_BYTES: f64 = 2.0;
@@ -86,6 +86,19 @@ pub enum CellError {
         /// Why not.
         why: &'static str,
     },
+}
+
+impl From<CellError> for Diagnostic {
+    fn from(error: CellError) -> Self {
+        let mistake = Self::error("E0808", format!("the SMs cannot be divided: {error}"));
+        mistake.help(match error {
+            CellError::Ranks(_) => "take a number of ranks that divides the experts",
+            CellError::Fixed { .. } => {
+                "give another number in `sms 132 = comm 24 + compute`, or leave the shares out"
+            }
+            _ => "correct the numbers of the parallel section",
+        })
+    }
 }
 
 impl Cell {
