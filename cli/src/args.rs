@@ -156,6 +156,8 @@ pub(crate) enum Emit {
     Egraph,
     /// Kernels, launches and buffers, as JSON.
     Plan,
+    /// The predicted schedule where experts are spread over ranks, as a trace for Perfetto.
+    Timeline,
     /// The kernels as built, in MLIR.
     Mlir,
     /// The kernels in LLVM IR.
@@ -174,6 +176,9 @@ Examples:
   moec build lite.moe --batch 1                       weighed for one sequence at a time
   moec build lite.moe --phase decode --emit ptx       prints the PTX of decoding
   moec build lite.moe --emit graph -o lite.graph      the typed graph, to a file
+  moec build v3.moe --phase prefill --batch 4 --emit timeline -o v3.json
+                                                      who computes and communicates when, for
+                                                      ui.perfetto.dev
 
 An artefact holds manifest.json and, per phase, plan.json and kernels.ptx. It needs no compiler
 to run: `moec generate lite.artefact --weights DIR` loads it.")]

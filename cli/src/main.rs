@@ -10,6 +10,7 @@ mod compile;
 mod failure;
 mod model;
 mod output;
+mod partition;
 mod progress;
 mod sass;
 

@@ -4,6 +4,7 @@ use crate::args::{BuildArgs, Emit, ExplainArgs};
 use crate::compile::{Request, Stage, compile};
 use crate::failure::{Failure, Source, tell};
 use crate::model::use_threads;
+use crate::partition::Parallel;
 use crate::progress::Work;
 use crate::{output, sass};
 use moec_ir::{Diagnostic, Phase};
@@ -28,17 +29,33 @@ pub(crate) fn build(args: &BuildArgs) -> Result<(), Failure> {
     }
     request.output = Some(path.clone());
     let (work, mut warnings) = (Work::begin("compiling"), vec![]);
+    let (mut parallel, mut tables) = (Parallel::default(), Ok(String::new()));
     let compiled = compile(&source.text, &request, &mut |stage| {
-        if let Stage::Checked(model) = stage {
-            warnings = model.warnings.clone();
+        match stage {
+            Stage::Checked(model) => {
+                warnings = model.warnings.clone();
+                parallel = Parallel::new(model);
+            }
+            Stage::Optimized(optimized) => match (&mut tables, parallel.of(optimized)) {
+                (Ok(text), Ok(partition)) => {
+                    text.extend(partition.map(|p| format!("\n{}", p.table())));
+                }
+                (Ok(_), Err(mistakes)) => {
+                    tables = Err(mistakes);
+                    return ControlFlow::Break(());
+                }
+                (Err(_), _) => return ControlFlow::Break(()),
+            },
+            _ => {}
         }
         ControlFlow::Continue(())
     });
     drop(work);
     tell(&warnings, Some(&source));
     compiled.map_err(|d| source.failure(d))?;
+    let tables = tables.map_err(|d| source.failure(d))?;
     let phases: Vec<&str> = request.phases.iter().map(|p| p.name()).collect();
-    let line = format!("{}: {}\n", path.display(), phases.join(" and "));
+    let line = format!("{}: {}\n{tables}", path.display(), phases.join(" and "));
     output::write(line.as_bytes())
 }
 
@@ -49,11 +66,23 @@ fn emitted(args: &BuildArgs, emit: Emit, source: &Source) -> Result<String, Fail
         texts: moec_codegen::Options { mlir: emit == Emit::Mlir, llvm: emit == Emit::Llvm },
         ..Request::new(&args.compile)
     };
-    let mut text = None;
+    let (mut text, mut parallel) = (None, Parallel::default());
     let mut hook = |stage: Stage<'_>| {
         text = match (emit, stage) {
             (Emit::Ast, Stage::Parsed(ast)) => Some(Ok(ast.to_string())),
             (Emit::Graph, Stage::Lowered(graph)) => Some(Ok(graph.to_string())),
+            (Emit::Timeline, Stage::Checked(model)) => {
+                parallel = Parallel::new(model);
+                None
+            }
+            (Emit::Timeline, Stage::Optimized(o)) => Some(match parallel.of(o) {
+                Ok(Some(partition)) => Ok(partition.timeline()),
+                Ok(None) => Err(Failure::Message(format!(
+                    "no experts are spread over ranks in {}: write `parallel {{ experts over 32 ranks }}`",
+                    o.plan.phase
+                ))),
+                Err(mistakes) => Err(source.failure(mistakes)),
+            }),
             (Emit::Egraph, Stage::Optimized(o)) => Some(Ok(o.egraph.clone())),
             (Emit::Plan, Stage::Generated(g)) => Some(plan_text(&g.plan)),
             (Emit::Mlir, Stage::Generated(g)) => Some(Ok(g.mlir.clone())),
