@@ -93,6 +93,18 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Draw timelines, as `moec build --emit timeline` and `moec simulate --timeline` write them, for a page.
+    Picture {
+        /// The traces, drawn one below the other under the names of their files.
+        #[arg(required = true)]
+        traces: Vec<PathBuf>,
+        /// Rows of each trace that are drawn.
+        #[arg(long, default_value_t = 24)]
+        rows: usize,
+        /// The SVG to write.
+        #[arg(short, long)]
+        output: PathBuf,
+    },
     /// Print the shell completions of `moec` (builds it first).
     ///
     /// For example: cargo xtask completions bash > ~/.local/share/bash-completion/completions/moec
@@ -137,6 +149,9 @@ fn run(command: Command) -> Result<()> {
         Command::ValidateModel { check } => {
             let text = xtask::validate_model::run(&root, check)?;
             Ok(io::stdout().write_all(text.as_bytes())?)
+        }
+        Command::Picture { traces, rows, output } => {
+            xtask::picture::picture(&traces, rows, &output)
         }
         Command::Completions { shell } => {
             let session = Shell::new()?;

@@ -124,7 +124,9 @@ impl Problem {
     fn choose(&self, popular: &[f64], random: &mut Random) -> Vec<u64> {
         let each = self.spread.experts / u64::from(self.spread.ranks[0]);
         let mut left: Vec<u64> = match self.load {
-            Load::OneRank => (self.spread.experts - each.max(self.spread.top_k)..self.spread.experts).collect(),
+            Load::OneRank => {
+                (self.spread.experts - each.max(self.spread.top_k)..self.spread.experts).collect()
+            }
             Load::NotTheFirst => (1..self.spread.experts).collect(),
             _ => (0..self.spread.experts).collect(),
         };
@@ -254,7 +256,8 @@ impl Problem {
     /// Weighted sums in float32: of the own node's experts in the order of choice, of each other
     /// node's likewise and rounded, in the order of its first; then what is added.
     fn combine(&self, tokens: &Tokens, results: &Array) -> Vec<Vec<u16>> {
-        let (columns, per_node) = (self.spread.sizes[0], u64::from(self.spread.exchange().ranks.per_node()));
+        let (columns, per_node) =
+            (self.spread.sizes[0], u64::from(self.spread.exchange().ranks.per_node()));
         let each = self.spread.experts / u64::from(self.spread.ranks[0]);
         let mut token = 0;
         let mut of_rank = |(rank, &count): (usize, &u64)| {
