@@ -64,6 +64,8 @@ pub(crate) fn pool(config: &DeviceConfig) -> Option<Arc<rayon::ThreadPool>> {
 pub(crate) struct Lane {
     pub(crate) cluster: ClusterRun,
     pub(crate) worker: Worker,
+    /// Clusters that have run alone, by number, and their instructions.
+    pub(crate) durations: Vec<(u64, u64)>,
 }
 
 /// One emulated GPU.

@@ -1,6 +1,7 @@
 //! Everything that can go wrong, as one type.
 
 use crate::fault::Fault;
+use crate::hang::Hang;
 
 /// Why a module was refused, a launch failed or a file could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +33,10 @@ pub enum Error {
     Deadlock {
         /// The kernel.
         kernel: String,
-        /// Who waits where for what.
+        /// Who waits where for what, as text.
         waits: String,
+        /// The same in parts.
+        hang: Box<Hang>,
     },
     /// A launch whose shape, arguments or needs do not fit.
     #[error("cannot launch `{kernel}`: {message}")]

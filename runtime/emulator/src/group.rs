@@ -45,10 +45,12 @@
 
 mod member;
 mod run;
+mod timeline;
 
 use std::sync::Arc;
 
 pub(crate) use member::{Fabric, Member};
+pub use timeline::{CtaSpan, Mark, Timeline};
 
 use crate::device::{Device, DeviceConfig, pool};
 use crate::error::Error;
@@ -65,12 +67,19 @@ pub struct GroupConfig {
     pub ranks_per_node: u32,
     /// What each device is like. The schedule holds for the group as a whole.
     pub device: DeviceConfig,
+    /// Reports say when each CTA ran.
+    pub timeline: bool,
 }
 
 impl Default for GroupConfig {
     /// Two ranks on one node.
     fn default() -> Self {
-        GroupConfig { ranks: 2, ranks_per_node: 2, device: DeviceConfig::default() }
+        GroupConfig {
+            ranks: 2,
+            ranks_per_node: 2,
+            device: DeviceConfig::default(),
+            timeline: false,
+        }
     }
 }
 
@@ -101,6 +110,10 @@ pub struct SymmetricId {
 pub struct GroupReport {
     /// Per rank, a report of each launch of its queue.
     pub launches: Vec<Vec<LaunchReport>>,
+    /// How long the run took, in virtual time: one tick per instruction of a warp on an SM.
+    pub ticks: u64,
+    /// When CTAs ran, where [`GroupConfig::timeline`] asks for it.
+    pub timeline: Option<Timeline>,
 }
 
 /// Several devices and the links between them.

@@ -26,6 +26,7 @@ pub(crate) mod mma;
 mod moves;
 mod multimem;
 pub(crate) mod numeric;
+mod nvshmem;
 mod pointer;
 pub(crate) mod product_registers;
 pub(crate) mod special;

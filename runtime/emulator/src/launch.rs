@@ -5,14 +5,17 @@ mod slots;
 mod together;
 mod watch;
 
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
-pub(crate) use apart::prepare;
+pub(crate) use apart::{line_up, prepare};
 use apart::{run_apart, run_clusters};
 use slots::Slots;
-pub(crate) use together::Together;
-pub(crate) use watch::{Watch, stuck};
+pub(crate) use together::{Span, Together};
+use watch::stuck;
+pub(crate) use watch::{Watch, complete, hung};
 
+use crate::coherence::Machine;
 use crate::decode::MAX_SHARED;
 use crate::device::{Device, DeviceConfig, Lane};
 use crate::error::Error;
@@ -21,7 +24,7 @@ use crate::group::Member;
 use crate::memory::GlobalMemory;
 use crate::module::Module;
 use crate::program::Kernel;
-use crate::schedule::{Chance, Stream};
+use crate::schedule::{Chance, Schedule, Stream};
 
 /// Warp instructions that a CTA runs before another resident CTA gets its turn.
 const SLICE: u64 = 1 << 14;
@@ -137,7 +140,11 @@ impl Device {
         self.launches += 1;
         let numbers = Numbers { globals, grid_id: self.launches, lot: self.launches };
         let memory = self.memory.as_ref().map_err(|message| Error::Memory(message.clone()))?;
-        let launch = build(module, kernel, config, args, (&self.config, memory, None), numbers)?;
+        let schedule = self.config.schedule;
+        let machine = (schedule != Schedule::InOrder)
+            .then(|| Mutex::new(Machine::new(1, schedule, self.launches)));
+        let surroundings = (memory, None, machine.as_ref());
+        let launch = build(module, kernel, config, args, &self.config, surroundings, numbers)?;
         let counters = if launch.kernel.facts.communicates {
             run_together(&launch, &mut self.lanes, self.config.livelock_instructions)
         } else {
@@ -174,13 +181,18 @@ pub(crate) struct Numbers {
     pub(crate) lot: u64,
 }
 
+/// The device's memory, its group, and what it has in common with others that run.
+pub(crate) type Surroundings<'a> =
+    (&'a GlobalMemory, Option<Member<'a>>, Option<&'a Mutex<Machine>>);
+
 /// Checks a launch and makes what its CTAs share.
 pub(crate) fn build<'a>(
     module: &'a Module,
     kernel: &str,
     config: &LaunchConfig,
     args: &[Arg],
-    (device, memory, member): (&DeviceConfig, &'a GlobalMemory, Option<Member<'a>>),
+    device: &DeviceConfig,
+    (memory, member, machine): Surroundings<'a>,
     numbers: Numbers,
 ) -> Result<Launch<'a>, Error> {
     let fail = |message: String| Error::Launch { kernel: kernel.to_string(), message };
@@ -192,12 +204,20 @@ pub(crate) fn build<'a>(
     let cluster = config.cluster.or(found.limits.required_cluster).unwrap_or([1; 3]);
     check(found, config, cluster).map_err(fail)?;
     let mut chance = Chance::new(device.schedule, numbers.lot, Stream::Grid);
+    let machine = machine.filter(|_| found.facts.communicates);
+    let program = match machine {
+        Some(_) => module.watched().ok_or_else(|| fail("it cannot be followed".to_string()))?,
+        None => &module.program,
+    };
+    let (name, found) = program.kernels.get_key_value(kernel).unwrap_or((name, found));
     let launch = Launch {
-        program: &module.program,
+        program,
         kernel: found,
         kernel_name: name,
         memory,
         member,
+        machine,
+        is_weak: machine.is_some() && device.schedule != Schedule::InOrder,
         params,
         globals: numbers.globals,
         grid: config.grid,
@@ -245,20 +265,29 @@ fn run_together(launch: &Launch<'_>, lanes: &mut Vec<Lane>, limit: u64) -> Resul
     let mut together = Together::new(launch, std::mem::take(lanes), 1);
     let mut watch = Watch::new(limit);
     let result = loop {
-        let moved = match together.round(launch, SLICE) {
-            Ok(moved) => moved,
+        let state = match together.round(launch, SLICE, 0) {
+            Ok(state) => state,
             Err(error) => break Err(error),
         };
+        let mut moved = state == Progress::Running;
+        if let Some(machine) = launch.machine {
+            let mut machine = machine.lock().unwrap_or_else(|poison| poison.into_inner());
+            moved |= machine.round(moved);
+        }
+        if !moved && state == Progress::Paused {
+            together.hurry();
+            moved = true;
+        }
         if together.is_done() {
             break Ok(());
         }
         let running = watch.check(together.progress(), together.instructions());
         if !moved || !running {
             let state = if moved { Progress::Running } else { Progress::Blocked };
-            break Err(stuck(launch, &mut together.clusters(), state));
+            break Err(stuck(launch, &mut together.clusters(), together.not_begun(launch), state));
         }
     };
-    let (counters, rest) = together.end();
+    let (counters, rest) = together.end(launch);
     *lanes = rest;
     result.map(|()| counters)
 }

@@ -33,9 +33,11 @@
 //! ```
 //!
 //! In reading order: [`ptx`] turns text into a tree, [`decode`] the tree into code with the help
-//! of the families in [`isa`], [`exec`] runs warps and CTAs over [`memory`], [`launch`] runs grids
+//! of the families in [`isa`], [`exec`] runs warps and CTAs over [`memory`], in the
+//! order that [`coherence`] allows, [`launch`] runs grids
 //! on a [`device`], [`emulate`](mod@emulate) does all of it for a description in a file.
 
+mod coherence;
 mod decode;
 mod description;
 mod device;
@@ -44,6 +46,7 @@ mod error;
 mod exec;
 mod fault;
 mod group;
+mod hang;
 mod isa;
 mod launch;
 mod mbarrier;
@@ -59,7 +62,10 @@ pub use device::{Device, DeviceConfig};
 pub use emulate::{Output, Outputs, emulate, emulate_scheduled};
 pub use error::Error;
 pub use fault::{Fault, FaultKind};
-pub use group::{Group, GroupConfig, GroupReport, QueuedLaunch, SymmetricId};
+pub use group::{
+    CtaSpan, Group, GroupConfig, GroupReport, Mark, QueuedLaunch, SymmetricId, Timeline,
+};
+pub use hang::{Hang, LastWriter, NotBegun, Polled, Waiter, WaitsFor};
 pub use launch::{Arg, LaunchConfig, LaunchReport, Traffic};
 pub use module::Module;
 pub use schedule::Schedule;

@@ -1,7 +1,7 @@
 //! A parsed and decoded module.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::decode;
 use crate::error::Error;
@@ -13,6 +13,9 @@ use crate::ptx::parser;
 #[derive(Clone, Debug)]
 pub struct Module {
     pub(crate) program: Arc<Program>,
+    text: Arc<str>,
+    /// The same for launches whose memory is followed, once it is needed.
+    watched: Arc<OnceLock<Option<Program>>>,
     /// Tells modules apart, so that each has one copy of its variables per device.
     pub(crate) id: u64,
 }
@@ -25,8 +28,16 @@ impl Module {
     /// instruction that this machine does not have; both name the line.
     pub fn parse(ptx: &str) -> Result<Module, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let program = Arc::new(decode::decode(&parser::parse(ptx)?)?);
-        Ok(Module { program, id: NEXT.fetch_add(1, Ordering::Relaxed) })
+        let program = Arc::new(decode::decode(&parser::parse(ptx)?, false)?);
+        let (text, watched, id) =
+            (ptx.into(), Arc::default(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Ok(Module { program, text, watched, id })
+    }
+
+    /// The program for launches whose memory is followed.
+    pub(crate) fn watched(&self) -> Option<&Program> {
+        let decode = || decode::decode(&parser::parse(&self.text).ok()?, true).ok();
+        self.watched.get_or_init(decode).as_ref()
     }
 
     /// The names of the kernels, in alphabetical order.

@@ -28,6 +28,8 @@ pub(crate) enum Stream {
     Grid,
     /// A group of devices; its runs are counted, not its launches.
     Group,
+    /// Memory of devices that run together, counted likewise.
+    Memory,
     /// A cluster, by its number in the grid.
     Cluster(u64),
     /// A CTA, by its number in the grid.
@@ -59,6 +61,7 @@ impl Chance {
         numbers.set_stream(match stream {
             Stream::Grid => 0,
             Stream::Group => 3,
+            Stream::Memory => 7,
             Stream::Cluster(index) => index << 2 | 1,
             Stream::Cta(index) => index << 2 | 2,
         });

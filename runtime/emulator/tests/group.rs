@@ -16,7 +16,8 @@ fn group(ranks: u32, ranks_per_node: u32, schedule: Schedule) -> Group {
         livelock_instructions: 1 << 20,
         ..DeviceConfig::default()
     };
-    Group::new(GroupConfig { ranks, ranks_per_node, device }).expect("the shape is good")
+    Group::new(GroupConfig { ranks, ranks_per_node, device, timeline: false })
+        .expect("the shape is good")
 }
 
 /// `k(x, y, n)`, with `%n` the number and `%t` the thread.
@@ -173,7 +174,7 @@ fn a_seed_fixes_the_run_on_any_number_of_host_threads() {
     let run = |schedule, threads| {
         let device =
             DeviceConfig { schedule, threads, memory_bytes: 1 << 28, ..Default::default() };
-        let config = GroupConfig { ranks: 4, ranks_per_node: 4, device };
+        let config = GroupConfig { ranks: 4, ranks_per_node: 4, device, timeline: false };
         let mut group = Group::new(config).expect("the shape is good");
         let counter = group.alloc_symmetric(4, "counter").expect("there is room");
         let out = group.alloc_symmetric(64, "out").expect("there is room");
@@ -203,4 +204,53 @@ fn a_seed_fixes_the_run_on_any_number_of_host_threads() {
         seen.insert(tickets);
     }
     assert_eq!(seen.len(), 5);
+}
+
+#[test]
+fn a_timeline_shows_ranks_side_by_side() {
+    // Rank 0 runs 10 CTAs of 100 steps on 4 SMs, then signals; rank 1 waits and goes on.
+    let work =
+        kernel("mov.u32 %r1, 0; c: add.u32 %r1, %r1, 1; setp.lt.u32 %p1, %r1, 100; @%p1 bra c;");
+    let signal = kernel("mov.u32 %r1, 1; pmevent 3; st.release.sys.global.u32 [%y], %r1;");
+    let wait = kernel(
+        "w: ld.acquire.sys.global.u32 %r1, [%x]; setp.ne.u32 %p1, %r1, 1; @%p1 bra w; pmevent 4;",
+    );
+    for schedule in schedules() {
+        let device = DeviceConfig {
+            sm_count: 4,
+            schedule,
+            threads: 1,
+            memory_bytes: 1 << 28,
+            ..DeviceConfig::default()
+        };
+        let config = GroupConfig { ranks: 2, ranks_per_node: 2, device, timeline: true };
+        let mut group = Group::new(config).expect("the shape is good");
+        let flag = group.alloc_symmetric(4, "flag").expect("there is room");
+        let at = group.address(flag, 1);
+        group.device_mut(1).write(at, &[0; 4]).expect("it is there");
+        let many = QueuedLaunch {
+            config: LaunchConfig { grid: [10, 1, 1], ..LaunchConfig::default() },
+            ..queued(&work, 0, 0, 0)
+        };
+        let queues = [vec![many, queued(&signal, 0, at, 1)], vec![queued(&wait, at, 0, 2)]];
+        let report = group.run(&queues).expect("it runs");
+        let timeline = report.timeline.expect("it was asked for");
+        let first: Vec<_> =
+            timeline.ctas.iter().filter(|cta| (cta.rank, cta.launch) == (0, 0)).collect();
+        assert_eq!(first.len(), 10);
+        for (index, one) in first.iter().enumerate() {
+            assert!(one.end - one.begin > 300 && one.sm < 4);
+            let meets = |other: &moec_emulator::CtaSpan| {
+                other.sm == one.sm && one.begin < other.end && other.begin < one.end
+            };
+            assert!(first[..index].iter().all(|other| !meets(other)));
+        }
+        let end = first.iter().map(|cta| cta.end).max().expect("there are ten");
+        let [sent, seen] = [8, 16].map(|event| {
+            let mut marks = timeline.marks.iter().filter(|mark| mark.events == event);
+            marks.next().expect("it was made")
+        });
+        assert!(sent.time >= end && (sent.rank, sent.launch, seen.rank) == (0, 1, 1));
+        assert!(seen.time + 300 > sent.time && timeline.ticks >= seen.time, "{schedule:?}");
+    }
 }

@@ -34,6 +34,8 @@ pub(crate) struct Names<'a> {
     pub(crate) image: Vec<u8>,
     pub(crate) fixups: Vec<(usize, Fixup)>,
     pub(crate) sites: u32,
+    /// The code follows memory.
+    pub(crate) watched: bool,
 }
 
 impl<'a> Names<'a> {
@@ -114,9 +116,9 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Decodes a whole module.
-pub(crate) fn decode(ast: &Ast<'_>) -> Result<Program, Error> {
-    let mut names = Names::default();
+/// Decodes a whole module; `watched` for launches whose memory is followed.
+pub(crate) fn decode(ast: &Ast<'_>, watched: bool) -> Result<Program, Error> {
+    let mut names = Names { watched, ..Names::default() };
     let mut sources: Vec<&Source<'_>> = Vec::new();
     for source in &ast.functions {
         match names.symbols.get(source.name) {

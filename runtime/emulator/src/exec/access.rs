@@ -54,11 +54,11 @@ pub(crate) fn pack(count: u32, wide_address: bool, extend: Extend) -> u32 {
     count | u32::from(wide_address) << 8 | (extend as u32) << 16
 }
 
-fn count(inst: &Inst) -> u32 {
+pub(super) fn count(inst: &Inst) -> u32 {
     inst.b & 0xff
 }
 
-fn extend(inst: &Inst) -> Extend {
+pub(super) fn extend(inst: &Inst) -> Extend {
     match inst.b >> 16 {
         0 => Extend::Zero32,
         1 => Extend::Sign32,
@@ -350,6 +350,12 @@ fn sign_extend<const SIZE: usize>(value: u64) -> u64 {
     ((value as i64) << shift >> shift) as u64
 }
 
+/// A value of `size` bytes with its sign above.
+pub(super) fn sign_extend_bytes(value: u64, size: u32) -> u64 {
+    let shift = 64 - 8 * size.min(8);
+    ((value as i64) << shift >> shift) as u64
+}
+
 /// Whether lane `n` has the address of lane 0 plus `n` times `step`.
 #[inline(always)]
 fn strides(addresses: &[u64; 32], step: u64) -> bool {
@@ -496,7 +502,7 @@ unsafe fn gather<const SIZE: usize>(hosts: &[*mut u8; 32], from: usize, mask: u3
 }
 
 #[inline(always)]
-fn element_reg(cx: &Cx<'_>, inst: &Inst, element: u32) -> Reg {
+pub(super) fn element_reg(cx: &Cx<'_>, inst: &Inst, element: u32) -> Reg {
     if count(inst) == 1 { inst.d } else { cx.function.lists[(inst.d + element) as usize] }
 }
 
@@ -635,4 +641,9 @@ pub(crate) fn load_exec(space: Space, size: u32, count: u32, extend: Extend) -> 
 pub(crate) fn store_exec(space: Space, size: u32, count: u32, extend: Extend) -> Exec {
     let plain = is_plain(extend, size).then(|| whole::store_exec(space, size, count)).flatten();
     plain.unwrap_or_else(|| by_space_and_size!(store_leveled, space_number(space), size))
+}
+
+/// As [`store_exec`] to shared memory, for any number of elements and any registers.
+pub(super) fn shared_store(size: u32) -> Exec {
+    by_space_and_size!(store_leveled, SHARED, size)
 }

@@ -5,12 +5,13 @@
 //! bits 24 and up is one of the CTA with that rank; one with zero there is the CTA's own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::context::{Launch, Worker};
 use super::cta::{Cta, Progress};
 use super::{Cx, lanes_of};
 use crate::error::Error;
+use crate::hang::Hang;
 use crate::memory::Region;
 use crate::schedule::{Chance, Stream};
 
@@ -33,6 +34,11 @@ pub(crate) struct Cluster {
     arrived: AtomicU32,
     /// Completed generations of the barrier.
     generation: AtomicU32,
+    /// Time of the last acquire among the device, before which none of its CTAs reads values of the
+    /// device that have been overwritten.
+    pub(crate) floor: AtomicU64,
+    /// The same for values of other devices.
+    pub(crate) floor_sys: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -183,7 +189,7 @@ impl ClusterRun {
         worker: &mut Worker,
     ) -> Result<Progress, Error> {
         let before = worker.counters.warp_instructions;
-        let mut landed = false;
+        let (mut landed, mut paused) = (false, false);
         let mut order: Vec<(usize, u64)> = (0..self.size).map(|rank| (rank, budget)).collect();
         if let Some(chance) = &mut self.chance {
             chance.shuffle(&mut order);
@@ -195,7 +201,10 @@ impl ClusterRun {
             if self.done[rank] {
                 landed |= self.ctas[rank].land_some(launch, worker)?;
             } else {
-                self.done[rank] = self.ctas[rank].run(budget, launch, worker)? == Progress::Done;
+                let state = self.ctas[rank].run(budget, launch, worker)?;
+                self.done[rank] = state == Progress::Done;
+                landed |= state == Progress::Running;
+                paused |= state == Progress::Paused;
             }
         }
         if self.done.iter().all(|&done| done) {
@@ -203,8 +212,11 @@ impl ClusterRun {
             return Ok(Progress::Done);
         }
         let ran = worker.counters.warp_instructions != before;
-        if ran || landed || self.land_any(launch, worker)? {
+        if ran || landed || !paused && self.land_any(launch, worker)? {
             return Ok(Progress::Running);
+        }
+        if paused {
+            return Ok(Progress::Paused);
         }
         Ok(if self.time_out(worker) { Progress::Running } else { Progress::Blocked })
     }
@@ -246,11 +258,11 @@ impl ClusterRun {
         any
     }
 
-    /// Says what the warps wait for, for a report of a deadlock.
-    pub(crate) fn describe(&self, launch: &Launch<'_>, out: &mut String) {
+    /// Says what the warps wait for, for a report of a hang.
+    pub(crate) fn describe(&self, launch: &Launch<'_>, hang: &mut Hang) {
         for (cta, done) in self.ctas[..self.size].iter().zip(&self.done) {
             if !done {
-                cta.describe(launch, out);
+                cta.describe(launch, hang);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What an instruction sees: registers, its warp, its CTA, the launch.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::barrier::Barrier;
 use super::cluster::Cluster;
@@ -9,6 +9,7 @@ use super::split::Split;
 use super::traffic::Traffic;
 use super::warp::Warp;
 use super::warpgroup::{RegisterPool, Warpgroup};
+use crate::coherence::{CtaMemory, Machine};
 use crate::fault::{FaultKind, RawFault};
 use crate::group::Member;
 use crate::isa::mma::Tiles;
@@ -26,6 +27,10 @@ pub(crate) struct Launch<'a> {
     pub(crate) memory: &'a GlobalMemory,
     /// The other devices, in a group.
     pub(crate) member: Option<Member<'a>>,
+    /// What the launch has in common with others that run; none where memory is not followed.
+    pub(crate) machine: Option<&'a Mutex<Machine>>,
+    /// Whether memory is as weak as the PTX ISA leaves it.
+    pub(crate) is_weak: bool,
     /// Parameters, in words so that they are aligned.
     pub(crate) params: Vec<u128>,
     pub(crate) globals: u64,
@@ -53,6 +58,11 @@ impl Launch<'_> {
     /// Threads of a CTA.
     pub(crate) fn threads(&self) -> u32 {
         self.block.iter().product()
+    }
+
+    /// The rank of the device; 0 for a lone one.
+    pub(crate) fn rank(&self) -> u32 {
+        self.member.map_or(0, |member| member.rank)
     }
 
     /// CTAs of the grid.
@@ -121,6 +131,15 @@ impl Counters {
     }
 }
 
+/// A `pmevent` that a warp executed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RawMark {
+    pub(crate) cta: u64,
+    pub(crate) warp: u32,
+    pub(crate) time: u64,
+    pub(crate) event: u32,
+}
+
 /// State of one host thread, kept from CTA to CTA.
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
@@ -131,6 +150,14 @@ pub(crate) struct Worker {
     pub(crate) progress: u64,
     /// Room for matrix products.
     pub(crate) tiles: Tiles,
+    /// Nobody sits out a round: nothing else could run.
+    pub(crate) hurries: bool,
+    /// What to add to the count of instructions for the time of marks.
+    pub(crate) mark_base: u64,
+    /// Marks that were made.
+    pub(crate) marks: Vec<RawMark>,
+    /// When the launch began, on the clock of its machine.
+    pub(crate) began: u64,
 }
 
 /// What the warps of a CTA share.
@@ -155,6 +182,8 @@ pub(crate) struct CtaState {
     pub(crate) chance: Option<Box<Chance>>,
     /// Asynchronous operations in flight.
     pub(crate) pending: Pending,
+    /// What the CTA holds of memory.
+    pub(crate) memory: CtaMemory,
 }
 
 /// One kibibyte of shared memory, aligned so that swizzled layouts see true address bits.

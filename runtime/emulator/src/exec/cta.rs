@@ -1,9 +1,8 @@
 //! One CTA: its warps in turn, until all are done or none can run.
 
+mod drain;
 mod landing;
 mod turns;
-
-use std::fmt::Write as _;
 
 use std::sync::Arc;
 
@@ -12,11 +11,13 @@ use super::cluster::Cluster;
 use super::context::{CtaState, Launch, SharedMemory, Worker};
 use super::frame::Place;
 use super::pending::{Origin, Pending};
-use super::split::Wait;
+use super::split::{Split, Wait};
 use super::warp::{Stop, Warp};
 use super::warpgroup::RegisterPool;
+use crate::coherence::CtaMemory;
 use crate::error::Error;
 use crate::fault::{Fault, RawFault};
+use crate::hang::{Hang, MOST, Polled, Waiter, WaitsFor};
 use crate::mbarrier::Mbarrier;
 use crate::memory::Region;
 use crate::schedule::{Chance, Stream};
@@ -31,6 +32,10 @@ pub(crate) struct Cta {
     warps: Vec<Warp>,
     done: Vec<bool>,
     next: usize,
+    /// Rounds that each warp sits out.
+    stalls: Vec<u32>,
+    /// Its shared memory.
+    region: Region,
     /// The turns of a round, where they are random.
     round: Vec<turns::Turn>,
 }
@@ -42,6 +47,8 @@ pub(crate) enum Progress {
     Done,
     /// It can go on.
     Running,
+    /// Nothing ran, because those that could sit out for some time.
+    Paused,
     /// All its warps wait, and nothing in the CTA can change that.
     Blocked,
 }
@@ -61,8 +68,17 @@ impl Default for Cta {
             registers: RegisterPool::default(),
             chance: None,
             pending: Pending::default(),
+            memory: CtaMemory::default(),
         };
-        Cta { state, warps: Vec::new(), done: Vec::new(), next: 0, round: Vec::new() }
+        Cta {
+            state,
+            warps: Vec::new(),
+            done: Vec::new(),
+            next: 0,
+            stalls: Vec::new(),
+            region: Region::EMPTY,
+            round: Vec::new(),
+        }
     }
 }
 
@@ -74,12 +90,14 @@ impl Cta {
         self.state.ctaid = ctaid;
         self.state.sm = sm;
         self.state.shared.reset(launch.shared_bytes());
+        self.region = self.state.shared.region();
         self.state.barriers = [Barrier::default(); super::BARRIERS];
         self.state.live_warps = warps;
         self.state.warpgroups.resize_with(warps.div_ceil(4) as usize, Default::default);
         self.state.warpgroups.iter_mut().for_each(|group| group.members.clear());
         self.state.registers.start(launch);
         self.state.pending.clear();
+        self.state.memory.clear();
         self.state.chance = Chance::new(launch.schedule, launch.lot, Stream::Cta(index));
         self.warps.resize_with(warps as usize, Warp::default);
         for (warp, state) in (0..).zip(&mut self.warps) {
@@ -87,6 +105,8 @@ impl Cta {
         }
         self.done.clear();
         self.done.resize(warps as usize, false);
+        self.stalls.clear();
+        self.stalls.resize(warps as usize, 0);
         self.next = 0;
     }
 
@@ -142,6 +162,7 @@ impl Cta {
     /// All warps have exited.
     fn end(&mut self, launch: &Launch<'_>, worker: &mut Worker) -> Result<Progress, Error> {
         self.land_before_end(launch, worker)?;
+        self.leave_stores(launch);
         self.state.cluster.exit(self.state.rank);
         Ok(Progress::Done)
     }
@@ -155,7 +176,10 @@ impl Cta {
         worker: &mut Worker,
     ) -> Result<bool, Error> {
         let before = worker.counters.warp_instructions;
-        match self.warps[index].run(quantum, &mut self.state, launch, worker) {
+        self.warps[index].memory.polls.begin_turn(worker.progress);
+        let stop = self.warps[index].run(quantum, &mut self.state, launch, worker);
+        self.warps[index].memory.polls.end_turn(worker.progress);
+        match stop {
             Stop::Slice => {}
             Stop::Blocked => return Ok(worker.counters.warp_instructions != before),
             Stop::Done => {
@@ -170,19 +194,16 @@ impl Cta {
         Ok(true)
     }
 
-    fn describe_mbarrier(word: usize, parity: bool) -> String {
+    fn mbarrier_wait(&self, word: usize, parity: bool) -> WaitsFor {
+        let region = self.region;
+        let offset = (word as u64).wrapping_sub(region.host as u64);
+        let address = region.start.wrapping_add(offset) as u32;
         // SAFETY: the word lies in shared memory, which lives as long as the cluster.
-        let word = unsafe { (word as *const u64).read() };
-        match Mbarrier::decode(word) {
-            Ok(barrier) => format!(
-                "waits for the phase of parity {} of an mbarrier, which misses {} of {} arrivals \
-                 and {} bytes",
-                u8::from(parity),
-                barrier.pending,
-                barrier.expected,
-                barrier.transactions
-            ),
-            Err(message) => message,
+        match Mbarrier::decode(unsafe { (word as *const u64).read() }) {
+            Ok(Mbarrier { pending, expected, transactions, .. }) => {
+                WaitsFor::Mbarrier { address, parity, pending, expected, transactions }
+            }
+            Err(message) => WaitsFor::Other(message),
         }
     }
 
@@ -207,55 +228,69 @@ impl Cta {
         }))
     }
 
-    /// Says what the warps wait for, for a report of a deadlock.
-    pub(crate) fn describe(&self, launch: &Launch<'_>, out: &mut String) {
-        let [x, y, z] = self.state.ctaid;
+    /// What a split of a warp waits for.
+    fn wait_of(&self, warp: &Warp, split: &Split) -> WaitsFor {
+        match split.wait {
+            Wait::Ready | Wait::TimedOut => WaitsFor::Nothing,
+            Wait::Mbarrier { word, parity } => self.mbarrier_wait(word, parity),
+            Wait::Cluster { .. } => {
+                let (arrived, expected) = self.state.cluster.counts();
+                WaitsFor::Cluster { arrived, expected }
+            }
+            Wait::Warpgroup { .. } => {
+                let group = &self.state.warpgroups[warp.index as usize / 4];
+                WaitsFor::Warpgroup { arrived: group.members.len() as u32 }
+            }
+            Wait::Registers { needed } => {
+                WaitsFor::Registers { needed, free: self.state.registers.free }
+            }
+            Wait::Barrier { id, .. } => {
+                let barrier = &self.state.barriers[id as usize];
+                let expected = match barrier.expected {
+                    0 => self.state.live_warps * 32,
+                    other => other,
+                };
+                WaitsFor::Barrier { id, arrived: barrier.arrived, expected }
+            }
+            Wait::Warp { required, .. } | Wait::Meeting { required, .. } => {
+                WaitsFor::Lanes(required & warp.live & !split.mask)
+            }
+            Wait::Poll { slot } => {
+                let places = warp.memory.polls.places_of(slot).iter();
+                let polled = places.map(|place| Polled {
+                    address: place.address,
+                    bytes: u32::from(place.bytes),
+                    value: place.current(),
+                    rank: None,
+                    allocation: None,
+                    last_writer: None,
+                });
+                WaitsFor::Memory(polled.collect())
+            }
+        }
+    }
+
+    /// Says what the warps wait for, for a report of a hang.
+    pub(crate) fn describe(&self, launch: &Launch<'_>, hang: &mut Hang) {
         for warp in &self.warps {
             for split in &warp.splits {
+                if hang.waiters.len() >= MOST {
+                    hang.more += 1;
+                    continue;
+                }
                 let frame = &warp.frames[split.frame as usize];
                 let function = &launch.program.functions[frame.function as usize];
-                let line = function.lines.get(split.pc as usize).copied().unwrap_or(0);
-                let what = match split.wait {
-                    Wait::Ready | Wait::TimedOut => "can run".to_string(),
-                    Wait::Mbarrier { word, parity } => Self::describe_mbarrier(word, parity),
-                    Wait::Cluster { .. } => {
-                        let (arrived, expected) = self.state.cluster.counts();
-                        format!(
-                            "waits at the cluster's barrier, where {arrived} of {expected} threads \
-                             have arrived"
-                        )
-                    }
-                    Wait::Warpgroup { .. } => format!(
-                        "waits for the other warps of its warpgroup, of which {} of 4 have come",
-                        self.state.warpgroups[warp.index as usize / 4].members.len()
-                    ),
-                    Wait::Registers { needed } => format!(
-                        "waits for {needed} registers per thread, {} are free",
-                        self.state.registers.free
-                    ),
-                    Wait::Barrier { id, .. } => {
-                        let barrier = &self.state.barriers[id as usize];
-                        let expected = match barrier.expected {
-                            0 => self.state.live_warps * 32,
-                            other => other,
-                        };
-                        format!(
-                            "waits at barrier {id}, where {} of {expected} threads have arrived",
-                            barrier.arrived
-                        )
-                    }
-                    Wait::Warp { required, .. } | Wait::Meeting { required, .. } => format!(
-                        "waits for the lanes 0x{:08x} of its warp to execute the same instruction",
-                        required & warp.live & !split.mask
-                    ),
-                };
-                let _ = write!(
-                    out,
-                    "\n  CTA ({x}, {y}, {z}), warp {}, lanes 0x{:08x}, PTX line {line}: `{}` {what}",
-                    warp.index,
-                    split.mask,
-                    function.opcode(split.pc)
-                );
+                hang.waiters.push(Waiter {
+                    rank: launch.member.map(|member| (member.rank, member.label.to_string())),
+                    kernel: launch.kernel_name.to_string(),
+                    cta: self.state.ctaid,
+                    sm: self.state.sm,
+                    warp: warp.index,
+                    lanes: split.mask,
+                    line: function.lines.get(split.pc as usize).copied().unwrap_or(0),
+                    instruction: function.opcode(split.pc).to_string(),
+                    wait: self.wait_of(warp, split),
+                });
             }
         }
     }

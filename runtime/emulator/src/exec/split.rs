@@ -29,6 +29,8 @@ pub(crate) enum Wait {
     Mbarrier { word: usize, parity: bool },
     /// Nothing any more: the time of a wait at an mbarrier is over.
     TimedOut,
+    /// A change of memory that a loop of the warp has read; which one the warp knows.
+    Poll { slot: u32 },
     /// A generation of the cluster's barrier.
     Cluster { generation: u32 },
     /// The other warps of the warpgroup.

@@ -5,6 +5,7 @@ use super::frame::{Frame, Place};
 use super::shapes::{Level, level};
 use super::split::{Join, NO_JOIN, Split, Wait};
 use super::{Cx, lanes_of};
+use crate::coherence::WarpMemory;
 use crate::fault::RawFault;
 use crate::mbarrier::Mbarrier;
 use crate::memory::LocalMemory;
@@ -36,6 +37,8 @@ pub(crate) struct Warp {
     pub(crate) copy_groups: [u32; 32],
     /// Matrix products in flight.
     pub(crate) products: super::products::Products,
+    /// What it holds of memory.
+    pub(crate) memory: WarpMemory,
 }
 
 /// Why a warp stopped running.
@@ -75,6 +78,7 @@ impl Warp {
         (self.current, self.back_edges, self.carry, self.clock) = (0, 0, 0, 0);
         (self.cluster_arrivals, self.bulk_groups, self.copy_groups) = ([0; 32], [0; 32], [0; 32]);
         self.products.clear();
+        self.memory.clear();
     }
 
     /// Whether there is more than one group of lanes.
@@ -114,6 +118,7 @@ impl Warp {
                 let word = unsafe { (word as *const u64).read() };
                 Mbarrier::decode(word).map_or(true, |barrier| barrier.has_completed(parity))
             }
+            Wait::Poll { slot } => self.memory.polls.is_awake(slot),
             Wait::Cluster { generation } => cta.cluster.generation() != generation,
             Wait::Warpgroup { generation } => {
                 cta.warpgroups[self.index as usize / 4].generation != generation
@@ -165,6 +170,10 @@ impl Warp {
         loop {
             if !self.select(cta) {
                 return if self.splits.is_empty() { Stop::Done } else { Stop::Blocked };
+            }
+            if let Wait::Poll { slot } = self.splits[self.current].wait {
+                self.memory.polls.wake(slot);
+                self.splits[self.current].wait = Wait::Ready;
             }
             let split = self.splits[self.current];
             let frame = &mut self.frames[split.frame as usize];

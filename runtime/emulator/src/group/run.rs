@@ -5,11 +5,16 @@
 //! delays by chance. A launch whose CTAs communicate with nobody is run to its end when its turn
 //! comes, on as many host threads as for a lone device.
 
-use super::{Fabric, Group, GroupReport, Member, QueuedLaunch};
+use std::sync::Mutex;
+
+use super::{Fabric, Group, GroupReport, Member, QueuedLaunch, Timeline};
+use crate::coherence::{Machine, Writer};
 use crate::device::Lane;
 use crate::error::Error;
 use crate::exec::{Launch, Progress};
-use crate::launch::{LaunchReport, Numbers, Together, Watch, build, prepare, run_alone, stuck};
+use crate::hang::{Hang, NotBegun, WaitsFor};
+use crate::launch::{LaunchReport, Numbers, Together, Watch};
+use crate::launch::{build, complete, hung, line_up, prepare, run_alone};
 use crate::schedule::{Chance, Stream};
 
 /// Warp instructions that a cluster runs before the next one gets its turn.
@@ -20,6 +25,7 @@ const LOT_SHIFT: u32 = 40;
 const DELAY_BITS: u32 = 10;
 
 /// A rank and where it is in its queue.
+#[derive(Default)]
 struct Rank<'q> {
     launches: &'q [Launch<'q>],
     next: usize,
@@ -28,6 +34,10 @@ struct Rank<'q> {
     lanes: Vec<Lane>,
     /// Rounds before the rank does anything.
     delay: u32,
+    /// The CTAs of the launch that runs have exited.
+    ends: bool,
+    /// Until when its last launch takes.
+    ready: u64,
 }
 
 impl Rank<'_> {
@@ -73,6 +83,8 @@ impl Group {
             let memory = device.memory.as_ref();
             memories.push(memory.map_err(|message| Error::Memory(message.clone()))?);
         }
+        let machine = Machine::new(self.config.ranks, self.config.device.schedule, self.runs);
+        let machine = Mutex::new(machine);
         let fabric = Fabric { memories, ranks_per_node: self.config.ranks_per_node };
         let mut launches: Vec<Vec<Launch<'_>>> = Vec::new();
         for ((rank, queue), numbers) in (0u32..).zip(queues).zip(numbers) {
@@ -81,8 +93,9 @@ impl Group {
             for (queued, numbers) in queue.iter().zip(numbers) {
                 let QueuedLaunch { label, module, kernel, config, args } = queued;
                 let member = Some(Member { fabric: &fabric, rank, label });
-                let device = (&self.config.device, memory, member);
-                list.push(build(module, kernel, config, args, device, numbers)?);
+                let surroundings = (memory, member, Some(&machine));
+                let device = &self.config.device;
+                list.push(build(module, kernel, config, args, device, surroundings, numbers)?);
             }
             launches.push(list);
         }
@@ -91,15 +104,22 @@ impl Group {
         let mut ranks: Vec<Rank<'_>> = Vec::new();
         for list in &launches {
             let delay = delay(chance.as_deref_mut());
-            let (next, running, reports, lanes) = (0, None, Vec::new(), Vec::new());
-            ranks.push(Rank { launches: list, next, running, reports, lanes, delay });
+            ranks.push(Rank { launches: list, delay, ..Rank::default() });
         }
-        self.rounds(&mut ranks, chance)?;
+        let mut timeline = Timeline::default();
+        self.rounds(&mut ranks, chance, &machine, &mut timeline)?;
         let launches = ranks.into_iter().map(|rank| rank.reports).collect();
-        Ok(GroupReport { launches })
+        let ticks = timeline.ticks;
+        Ok(GroupReport { launches, ticks, timeline: self.config.timeline.then_some(timeline) })
     }
 
-    fn rounds(&self, ranks: &mut [Rank<'_>], mut chance: Option<Box<Chance>>) -> Result<(), Error> {
+    fn rounds(
+        &self,
+        ranks: &mut [Rank<'_>],
+        mut chance: Option<Box<Chance>>,
+        machine: &Mutex<Machine>,
+        timeline: &mut Timeline,
+    ) -> Result<(), Error> {
         let mut order: Vec<usize> = (0..ranks.len()).collect();
         let mut watch = Watch::new(self.config.device.livelock_instructions);
         let mut ended = (0, 0);
@@ -107,25 +127,59 @@ impl Group {
             if let Some(chance) = &mut chance {
                 chance.shuffle(&mut order);
             }
-            let mut moved = false;
+            let (mut moved, mut paused, mut ticks) = (false, false, 0);
             for &index in &order {
                 let rank = &mut ranks[index];
-                if rank.is_done() {
+                if rank.is_done() || rank.ready > timeline.ticks {
                     continue;
                 }
                 if rank.delay > 0 {
                     rank.delay -= 1;
+                    paused = true;
+                    continue;
+                }
+                let state = self.turn(rank, timeline)?;
+                moved |= state == Progress::Running;
+                paused |= state == Progress::Paused;
+                if let Some(together) = &mut rank.running {
+                    ticks = ticks.max(together.ticks());
+                    timeline.add(&rank.launches[rank.next], rank.next, together.take_times());
+                }
+                let is_done = rank.running.as_ref().is_some_and(Together::is_done);
+                if is_done && !rank.ends {
+                    // All see the stores of a launch when it has ended, not when its CTAs have.
+                    (rank.ends, rank.delay) = (true, delay(chance.as_deref_mut()));
                     moved = true;
                     continue;
                 }
-                moved |= self.turn(rank)?;
-                if let Some(together) = rank.running.take_if(|together| together.is_done()) {
+                if let Some(together) = rank.running.take_if(|_| is_done) {
+                    rank.ends = false;
                     ended.0 += together.progress() + 1;
                     ended.1 += together.instructions();
-                    let (counters, lanes) = together.end();
+                    let (counters, lanes) = together.end(&rank.launches[rank.next]);
                     rank.lanes = lanes;
                     rank.end(LaunchReport::of(counters));
                     rank.delay = delay(chance.as_deref_mut());
+                    moved = true;
+                }
+            }
+            let mut machine = machine.lock().unwrap_or_else(|poison| poison.into_inner());
+            moved |= machine.round(moved);
+            drop(machine);
+            timeline.ticks += ticks;
+            if !moved && paused {
+                // Nobody else can run: delays are over.
+                for rank in ranks.iter_mut() {
+                    rank.delay = 0;
+                    rank.running.iter_mut().for_each(Together::hurry);
+                }
+                moved = true;
+            }
+            if !moved {
+                // Nobody does anything before the end of a launch that was run at once.
+                let later = ranks.iter().map(|rank| rank.ready).filter(|&at| at > timeline.ticks);
+                if let Some(next) = later.min() {
+                    timeline.ticks = next;
                     moved = true;
                 }
             }
@@ -138,37 +192,70 @@ impl Group {
                 return Err(hang(ranks, state));
             }
         }
+        timeline.ticks = ranks.iter().map(|rank| rank.ready).fold(timeline.ticks, u64::max);
         Ok(())
     }
 
-    /// Lets a rank run for a round. True if anything moved.
-    fn turn(&self, rank: &mut Rank<'_>) -> Result<bool, Error> {
+    /// Lets a rank run for a round.
+    fn turn(&self, rank: &mut Rank<'_>, timeline: &mut Timeline) -> Result<Progress, Error> {
+        let now = timeline.ticks;
         let launch = &rank.launches[rank.next];
         if let Some(together) = &mut rank.running {
-            return together.round(launch, SLICE);
+            return together.round(launch, SLICE, now);
         }
         if launch.kernel.facts.communicates {
             prepare(&mut rank.lanes, 1, launch);
             let lanes = std::mem::take(&mut rank.lanes);
             let together = rank.running.insert(Together::new(launch, lanes, u64::MAX));
-            return together.round(launch, SLICE);
+            return together.round(launch, SLICE, now);
         }
         let device = &self.config.device;
         let counters = run_alone(launch, &mut rank.lanes, self.pool.as_deref(), device)?;
+        let spans = line_up(launch, &mut rank.lanes, now);
+        rank.ready = spans.iter().map(|span| span.end).max().unwrap_or(now);
+        timeline.add(launch, rank.next, (spans, Vec::new()));
         rank.end(LaunchReport::of(counters));
-        Ok(true)
+        Ok(Progress::Running)
     }
 }
 
 /// Rounds that a rank waits before its next launch: often none, at times very many.
 fn delay(chance: Option<&mut Chance>) -> u32 {
-    chance.map_or(0, |chance| chance.length(DELAY_BITS) - 1)
+    chance.map_or(0, |chance| if chance.one_in(2) { 0 } else { chance.length(DELAY_BITS) - 1 })
 }
 
+/// The error of a run in which nothing runs, or nothing changes.
 fn hang(ranks: &[Rank<'_>], state: Progress) -> Error {
-    let running = ranks.iter().find_map(|rank| Some((rank, rank.running.as_ref()?)));
-    match running {
-        Some((rank, together)) => stuck(&rank.launches[rank.next], &mut together.clusters(), state),
-        None => Error::Limit("no rank can go on".to_string()),
+    let mut hang = Hang { is_livelock: state != Progress::Blocked, ..Hang::default() };
+    let all = |of: &Writer| {
+        let launches = ranks.get(of.rank as usize)?.launches;
+        launches.iter().find(|launch| launch.grid_id == of.launch)
+    };
+    for rank in ranks {
+        let not_begun = |launch: &Launch<'_>, ctas, is_resident| NotBegun {
+            rank: launch.member.map(|member| (member.rank, member.label.to_string())),
+            ctas,
+            is_resident,
+        };
+        let mut next = rank.next;
+        if let Some(together) = &rank.running {
+            let launch = &rank.launches[next];
+            let from = hang.waiters.len();
+            together.clusters().for_each(|cluster| cluster.describe(launch, &mut hang));
+            for waiter in &mut hang.waiters[from..] {
+                if let WaitsFor::Memory(places) = &mut waiter.wait {
+                    places.iter_mut().for_each(|place| complete(place, launch, &all));
+                }
+            }
+            let ctas = together.not_begun(launch);
+            if ctas > 0 {
+                hang.not_begun.push(not_begun(launch, ctas, true));
+            }
+            next += 1;
+        }
+        let later = rank.launches[next..].iter();
+        hang.not_begun.extend(later.map(|launch| not_begun(launch, launch.ctas(), false)));
     }
+    let kernel = hang.waiters.first().map_or(String::new(), |waiter| waiter.kernel.clone());
+    hung(&kernel, hang)
 }

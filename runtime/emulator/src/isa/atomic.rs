@@ -5,6 +5,7 @@ use half::{bf16, f16};
 
 use super::memory::{take_cache_words, take_order};
 use super::numeric::{Round, add32, bf16_bits, f16_bits, max32, min32};
+use crate::coherence::Order;
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
 use crate::exec::{Cx, Extend, addresses, lanes_of, pack, space_number};
@@ -67,7 +68,7 @@ pub(crate) fn decode<'a>(
     }
     let returns = instruction.opcode == "atom";
     let space = words.space();
-    take_order(cx, words, space);
+    let order = take_order(cx, words, space, (false, Order::Relaxed));
     take_cache_words(words);
     cx.facts.communicates |= matches!(space, Space::Global | Space::Generic);
     cx.facts.can_spin |= returns;
@@ -107,7 +108,7 @@ pub(crate) fn decode<'a>(
         Some(swap) => cx.src(swap, ty, words)?,
         None => NO_REG,
     };
-    inst.aux = number as u32 | code << 8 | u32::from(ty == Type::BF16) << 16;
+    inst.aux = number as u32 | code << 8 | u32::from(ty == Type::BF16) << 16 | order << 20;
     // The list: site, then results, then operands.
     let site = cx.site();
     inst.d = cx.push_list(&[&[site], results.as_slice(), regs?.as_slice()].concat());
@@ -160,7 +161,13 @@ unsafe fn atomic<const SPACE: u8>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     let (op, ty) = (OPS[(inst.aux & 0xff) as usize].1, TYPES[(inst.aux >> 8 & 0xff) as usize]);
     let brain = inst.aux >> 16 & 1 != 0;
     let bytes = ty.bytes();
-    cx.worker.progress += 1;
+    let order = Order::unpack(inst.aux >> 20);
+    let is_followed = cx.launch.machine.is_some();
+    if is_followed {
+        cx.before(order);
+    } else {
+        cx.worker.progress += 1;
+    }
     // SAFETY: operands of this frame; `hosts` checks addresses.
     unsafe {
         let addresses = addresses(cx, inst);
@@ -176,10 +183,17 @@ unsafe fn atomic<const SPACE: u8>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
             };
             for lane in lanes_of(cx.mask) {
                 let host = hosts[lane as usize].add((bytes * element) as usize);
-                let old = read(host, bytes);
                 let value = register(cx, data, bytes, lane);
                 let swap = if inst.c == NO_REG { 0 } else { register(cx, inst.c, bytes, lane) };
-                write(host, bytes, apply(op, ty, brain, old, value, swap));
+                let update = |old| apply(op, ty, brain, old, value, swap);
+                let old = if is_followed {
+                    let at = addresses[lane as usize] + u64::from(bytes * element);
+                    cx.update_watched((at, host), bytes, order.1, update)
+                } else {
+                    let old = read(host, bytes);
+                    write(host, bytes, update(old));
+                    old
+                };
                 if result != NO_REG {
                     match bytes {
                         8 => cx.row64(result)[lane as usize] = old as u64,
@@ -189,6 +203,9 @@ unsafe fn atomic<const SPACE: u8>(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
                 }
             }
         }
+    }
+    if is_followed {
+        cx.after(order);
     }
     // A value that is awaited can come from a warp that has not run yet.
     if op == Op::Cas || op == Op::Exch { Flow::Yield } else { Flow::Next }

@@ -93,6 +93,7 @@ unsafe fn barrier(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     if let Wait::Barrier { id, .. } = cx.split().wait {
         // It was waiting, and runs again: the generation has ended.
         cx.split().wait = Wait::Ready;
+        cx.after_barrier();
         // SAFETY: as the caller's.
         unsafe { give_result(cx, inst, id) };
         return Flow::Next;
@@ -131,6 +132,7 @@ unsafe fn barrier(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     };
     let generation = cx.cta.barriers[id as usize].generation;
     cx.worker.progress += 1;
+    cx.before_barrier();
     if let Err(rule) = cx.cta.arrive(arrival) {
         return cx.misuse(rule);
     }
@@ -138,6 +140,7 @@ unsafe fn barrier(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
         return Flow::Next;
     }
     if cx.cta.barriers[id as usize].generation != generation {
+        cx.after_barrier();
         // SAFETY: as the caller's.
         unsafe { give_result(cx, inst, id as u8) };
         return Flow::Next;

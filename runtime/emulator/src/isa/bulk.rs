@@ -274,6 +274,12 @@ impl Operation for Load {
             Source::Shared(address) => cx.shared_range(lane, address, self.bytes, 16)?,
         };
         let to = cx.shared_range(lane, self.to, self.bytes, 16)?;
+        let seen = match self.from {
+            Source::Global(address) => cx.proxy_read(address, from, self.bytes),
+            Source::Shared(address) => cx.proxy_read_shared(address, from, self.bytes),
+        };
+        let from = seen.as_ref().map_or(from.cast_const(), |bytes| bytes.as_ptr());
+        cx.proxy_write_shared(self.to, self.bytes);
         // SAFETY: both ranges were checked.
         unsafe { move_bytes(to, from, self.bytes, self.reduction) };
         complete(cx, lane, self.barrier, self.bytes)?;
@@ -296,14 +302,16 @@ impl Operation for Store {
     fn step(&mut self, cx: &mut Cx<'_>, lane: u32) -> Result<bool, Box<RawFault>> {
         let Some(data) = self.data.take() else {
             let from = cx.shared_range(lane, self.from, self.bytes, 16)?;
+            let seen = cx.proxy_read_shared(self.from, from, self.bytes);
             // SAFETY: the range was checked.
             let source = unsafe { std::slice::from_raw_parts(from, self.bytes as usize) };
-            self.data = Some(source.to_vec());
+            self.data = Some(seen.unwrap_or_else(|| source.to_vec()));
             return Ok(false);
         };
         let to = aligned_global(cx, lane, self.to, self.bytes, true)?;
         // SAFETY: the range was checked; `data` has as many bytes.
         unsafe { move_bytes(to, data.as_ptr(), self.bytes, self.reduction) };
+        cx.proxy_write(self.to, self.bytes);
         Ok(true)
     }
 }

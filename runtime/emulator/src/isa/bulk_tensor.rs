@@ -197,6 +197,7 @@ impl Operation for Load {
         let bytes = self.map.box_bytes();
         let host = cx.shared_range(lane, self.to, bytes, 128)?;
         let loaded = load(cx, &self.map, self.coordinates, (self.to, host), lane)?;
+        cx.proxy_write_shared(self.to, bytes);
         if self.is_first {
             cx.worker.counters.add_bulk_load(loaded);
         }
@@ -221,9 +222,10 @@ impl Operation for Store {
         let Some(data) = self.data.take() else {
             let bytes = self.map.box_bytes();
             let host = cx.shared_range(lane, self.from, bytes, 128)?;
+            let seen = cx.proxy_read_shared(self.from, host, bytes);
             // SAFETY: the range was checked.
             let source = unsafe { std::slice::from_raw_parts(host, bytes as usize) };
-            self.data = Some(source.to_vec());
+            self.data = Some(seen.unwrap_or_else(|| source.to_vec()));
             return Ok(false);
         };
         let source = (self.from, data.as_ptr());
@@ -254,6 +256,8 @@ fn load(
         }
         if inside != 0 {
             let from = cx.global_range(lane, row.address, row.inside, false)?;
+            let seen = cx.proxy_read(row.address, from, row.inside);
+            let from = seen.as_ref().map_or(from.cast_const(), |bytes| bytes.as_ptr());
             let out = &mut row_bytes[before..before + inside];
             // SAFETY: the range was checked.
             unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), inside) };
@@ -342,6 +346,7 @@ fn store(
             None => memory.copy_from_slice(bytes),
             Some(operation) => operation.combine_all(ty, memory, bytes),
         }
+        cx.proxy_write(row.address, row.inside);
         stored += u64::from(row.inside);
         Ok(())
     })?;

@@ -2,6 +2,7 @@
 //! register pool (9.7.20.5 "setmaxnreg") and dependent grids (9.7.13.14 "griddepcontrol").
 
 use super::operands;
+use crate::coherence::Scope;
 use crate::decode::operand::literal;
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
@@ -167,6 +168,7 @@ unsafe fn arrive(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
         cx.warp.cluster_arrivals[lane as usize] = next;
     }
     cx.worker.progress += 1;
+    cx.publish(Scope::Cluster);
     cx.cta.cluster.arrive(cx.mask.count_ones());
     Flow::Next
 }
@@ -192,7 +194,10 @@ unsafe fn wait(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
             let rule = "the thread waits at the cluster's barrier without having arrived";
             cx.raise(Cx::lane_misuse(lane, rule))
         }
-        None => Flow::Next,
+        None => {
+            cx.acquire(Scope::Cluster);
+            Flow::Next
+        }
     }
 }
 

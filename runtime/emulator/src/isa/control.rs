@@ -1,10 +1,10 @@
 //! Control flow (PTX ISA 9.7.12) and the ends of threads.
 
-use super::{host, operands};
+use super::{host, nvshmem, operands};
 use crate::decode::operand::Address;
 use crate::decode::{Decoder, Goes, Place, Words};
 use crate::error::Error;
-use crate::exec::{Cx, lanes_of};
+use crate::exec::{Cx, RawMark, lanes_of};
 use crate::fault::FaultKind;
 use crate::memory::window::CODE_BASE;
 use crate::program::{Call, Flow, Inst, NO_REG, Slot};
@@ -25,7 +25,8 @@ pub(crate) fn decode<'a>(
         "bra" => {
             let [label] = operands(instruction, words)?;
             let label = cx.label(label, words)?;
-            cx.emit_going(Decoder::blank(branch), Goes::Branch(label));
+            let exec = if cx.names.watched { branch_watched } else { branch };
+            cx.emit_going(Decoder::blank(exec), Goes::Branch(label));
         }
         // 9.7.12.4
         "brx" => {
@@ -43,8 +44,15 @@ pub(crate) fn decode<'a>(
         "exit" => cx.emit_going(Decoder::blank(exit), Goes::Out),
         // 9.7.19
         "trap" | "brkpt" => cx.emit_going(Decoder::blank(trap), Goes::Out),
+        // 9.7.19.3: a mark in the timeline of a group of devices.
         "pmevent" => {
-            words.take("mask");
+            let masks = words.take("mask");
+            if cx.names.watched
+                && let [Operand::Int(value)] = instruction.operands.as_slice()
+            {
+                let event = if masks { *value as u32 } else { 1u32.unbounded_shl(*value as u32) };
+                cx.emit(Inst { imm: u64::from(event), ..Decoder::blank(mark) });
+            }
         }
         // 9.7.13.13: one grid runs at a time here, so that the prior one is always complete.
         _ => {
@@ -75,7 +83,10 @@ fn decode_call<'a>(
         Some(Operand::List(list)) => list.as_slice(),
         _ => &[],
     };
-    if cx.find_register(callee, words)?.is_none() && host::emit(cx, callee, results, args, words)? {
+    if cx.find_register(callee, words)?.is_none()
+        && (host::emit(cx, callee, results, args, words)?
+            || nvshmem::emit(cx, callee, results, args, words)?)
+    {
         return Ok(());
     }
     let (args, results) = (slots(cx, args, words)?, slots(cx, results, words)?);
@@ -117,6 +128,16 @@ fn slots<'a>(
 }
 
 unsafe fn branch(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
+    cx.branch(inst.aux, inst.imm as u32)
+}
+
+/// A jump backwards may be that of a loop which only waits.
+unsafe fn branch_watched(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
+    if inst.aux <= cx.pc
+        && let Some(flow) = cx.loop_turn(inst.aux)
+    {
+        return flow;
+    }
     cx.branch(inst.aux, inst.imm as u32)
 }
 
@@ -174,6 +195,14 @@ pub(crate) unsafe fn ret(cx: &mut Cx<'_>, _: &Inst) -> Flow {
 
 unsafe fn exit(cx: &mut Cx<'_>, _: &Inst) -> Flow {
     cx.exit()
+}
+
+unsafe fn mark(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
+    let worker = &mut *cx.worker;
+    let time = worker.mark_base.wrapping_add(worker.counters.warp_instructions);
+    let (cta, warp, event) = (cx.cta.index, cx.warp.index, inst.imm as u32);
+    worker.marks.push(RawMark { cta, warp, time, event });
+    Flow::Next
 }
 
 unsafe fn trap(cx: &mut Cx<'_>, _: &Inst) -> Flow {

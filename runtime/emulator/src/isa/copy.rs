@@ -3,6 +3,7 @@
 //! When a copy is done between its issue and the wait for its group, the schedule decides.
 
 use super::memory::take_cache_words;
+use crate::coherence::Order;
 use crate::decode::operand::literal;
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
@@ -159,7 +160,7 @@ unsafe fn copy(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
             let same = lanes_of(left).filter(|&lane| cx.warp.copy_groups[lane as usize] == group);
             let lanes = same.fold(0, |mask, lane| mask | 1 << lane);
             left &= !lanes;
-            let work = ThreadCopies { lanes, size, reads, sources, targets };
+            let work = ThreadCopies { lanes, size, reads, from, sources, targets };
             if let Err(fault) = cx.issue(first, Awaited::CopyGroup { lanes, group }, true, work) {
                 return cx.raise(fault);
             }
@@ -175,6 +176,7 @@ struct ThreadCopies {
     /// Bytes written per thread; zeros behind those that are read.
     size: u32,
     reads: [u32; 32],
+    from: [u64; 32],
     sources: [*mut u8; 32],
     targets: [*mut u8; 32],
 }
@@ -186,17 +188,21 @@ unsafe impl Send for ThreadCopies {}
 unsafe impl Sync for ThreadCopies {}
 
 impl Operation for ThreadCopies {
-    fn step(&mut self, _: &mut Cx<'_>, _: u32) -> Result<bool, Box<RawFault>> {
+    fn step(&mut self, cx: &mut Cx<'_>, _: u32) -> Result<bool, Box<RawFault>> {
         for lane in lanes_of(self.lanes) {
             let lane = lane as usize;
             let mut bytes = [0u8; 16];
             let count = self.reads[lane] as usize;
             // SAFETY: both addresses were checked when the copy was issued.
             unsafe {
-                if count != 0 {
+                if count != 0 && cx.launch.is_weak {
+                    let from = (self.from[lane], self.sources[lane].cast_const());
+                    bytes = cx.load_watched(from, count, Order::Weak).to_le_bytes();
+                } else if count != 0 {
                     std::ptr::copy_nonoverlapping(self.sources[lane], bytes.as_mut_ptr(), count);
                 }
                 let target = self.targets[lane];
+                cx.before_shared_store(target, self.size);
                 std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, self.size as usize);
             }
         }

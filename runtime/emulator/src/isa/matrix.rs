@@ -132,6 +132,9 @@ unsafe fn stmatrix(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
             Err(flow) => return flow,
         };
         cx.worker.progress += 1;
+        for row in rows.iter().flatten().take(8 * registers.len()) {
+            cx.before_shared_store(*row, 16);
+        }
         for (&register, rows) in registers.iter().zip(&rows) {
             for (lane, &value) in cx.row32(register).iter().enumerate() {
                 let (major, minor) = (lane / 4, 2 * (lane % 4));

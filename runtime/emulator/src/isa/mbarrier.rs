@@ -172,6 +172,7 @@ pub(super) fn change(
 
 /// All operations but waits: `d` the list of the address, `a` the number, `b` the state.
 unsafe fn update(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
+    cx.before_barrier();
     let mut states = [0u64; 32];
     for lane in lanes_of(cx.mask) {
         // SAFETY: operands of this frame.
@@ -307,6 +308,9 @@ unsafe fn wait(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
             Err(rule) => return cx.raise(Cx::lane_misuse(lane, rule)),
         }
         places[lane as usize] = (word as usize, parity != 0);
+        if inst.aux & 2 == 0 && cx.launch.machine.is_some() {
+            cx.poll_shared(word.cast());
+        }
     }
     // The limit of a wait is the system's affair: at times it is over at once.
     let gives_up = done != mask && cx.cta.chance.as_mut().is_some_and(|chance| chance.one_in(8));
@@ -320,6 +324,9 @@ unsafe fn wait(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     if inst.c != NO_REG {
         // SAFETY: an operand of this frame.
         unsafe { cx.set_pred(inst.c, done) };
+    }
+    if done != 0 {
+        cx.after_barrier();
     }
     if done == mask { Flow::Next } else { Flow::Yield }
 }

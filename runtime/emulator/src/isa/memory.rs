@@ -1,10 +1,11 @@
 //! Loads, stores and hints about caches (PTX ISA 9.7.9.8 to 9.7.9.20).
 
 use super::control::check_address;
+use crate::coherence::{Order, Scope, ordered};
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
-use crate::exec::{Extend, load_exec, pack, store_exec};
-use crate::program::{Inst, Reg};
+use crate::exec::{Cx, Extend, load_exec, pack, store_exec, watched_load, watched_store};
+use crate::program::{Flow, Inst, Reg};
 use crate::ptx::ast::{Instruction, Operand};
 use crate::ptx::types::{Space, Type};
 
@@ -52,35 +53,99 @@ pub(crate) fn decode<'a>(
     }
 }
 
-/// Memory is sequentially consistent here, so that a fence only says that threads communicate.
+/// `fence`, `membar` (9.7.13.4). Where memory is not followed it is sequentially consistent, so that
+/// a fence only says that threads communicate.
 fn fence(cx: &mut Decoder<'_, '_>, words: &mut Words<'_>) {
+    let (mut scope, mut order, mut proxy) = (None, Order::AcquireRelease, None);
     while let Some(word) = words.take_map(Some) {
         // CTAs of a cluster run on one host thread anyway.
         cx.facts.communicates |= matches!(word, "gpu" | "sys" | "gl");
+        match word {
+            "acquire" => order = Order::Acquire,
+            "release" => order = Order::Release,
+            _ if word.starts_with("async") || word.starts_with("tensormap") => proxy = Some(()),
+            _ => scope = scope_named(word).or(scope),
+        }
+    }
+    if !cx.names.watched {
+        return;
+    }
+    if proxy.is_some() {
+        cx.emit(Decoder::blank(proxy_fence));
+    }
+    if let Some(scope) = scope {
+        cx.emit(Inst { c: ordered(order, scope), ..Decoder::blank(thread_fence) });
     }
 }
 
-/// Takes what says how a cache treats the data; nothing of it changes results.
-pub(super) fn take_cache_words(words: &mut Words<'_>) {
+fn scope_named(word: &str) -> Option<Scope> {
+    Some(match word {
+        "cta" => Scope::Cta,
+        "cluster" => Scope::Cluster,
+        "gpu" | "gl" => Scope::Gpu,
+        "sys" => Scope::Sys,
+        _ => return None,
+    })
+}
+
+unsafe fn thread_fence(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
+    let order = Order::unpack(inst.c);
+    cx.before(order);
+    cx.after(order);
+    Flow::Next
+}
+
+unsafe fn proxy_fence(cx: &mut Cx<'_>, _: &Inst) -> Flow {
+    cx.fence_proxy();
+    Flow::Next
+}
+
+/// Takes what says how a cache treats the data; nothing of it changes results, but `.nc`: true if
+/// it is there.
+pub(super) fn take_cache_words(words: &mut Words<'_>) -> bool {
     let is_cache_word = |word: &str| {
         matches!(word, "ca" | "cg" | "cs" | "lu" | "cv" | "wb" | "wt" | "nc" | "level")
             || word.starts_with("L1::")
             || word.starts_with("L2::")
     };
-    while words.take_map(|word| is_cache_word(word).then_some(())).is_some() {}
+    let mut non_coherent = false;
+    while let Some(word) = words.take_map(|word| is_cache_word(word).then_some(word)) {
+        non_coherent |= word == "nc";
+    }
+    non_coherent
 }
 
-/// Takes ordering and scope; true if threads of several CTAs may talk through the access.
-pub(super) fn take_order(cx: &mut Decoder<'_, '_>, words: &mut Words<'_>, space: Space) -> bool {
-    let order =
+/// Takes ordering and scope, packed by [`ordered`]. Notes whether threads of several CTAs may talk
+/// through the access, if `talks`.
+pub(super) fn take_order(
+    cx: &mut Decoder<'_, '_>,
+    words: &mut Words<'_>,
+    space: Space,
+    (talks, default): (bool, Order),
+) -> u32 {
+    let word =
         words.take_any(&["relaxed", "acquire", "release", "acq_rel", "volatile", "mmio", "weak"]);
-    words.take("mmio");
+    let mmio = words.take("mmio") || word == Some("mmio");
     let scope = words.take_any(&["cta", "cluster", "gpu", "sys"]);
-    let strong = order.is_some_and(|word| word != "weak") || scope.is_some();
+    let strong = word.is_some_and(|word| word != "weak") || scope.is_some();
     cx.facts.can_spin |= strong;
-    strong
+    cx.facts.communicates |= talks
+        && strong
         && !matches!(scope, Some("cta" | "cluster"))
-        && matches!(space, Space::Global | Space::Generic)
+        && matches!(space, Space::Global | Space::Generic);
+    let order = match word {
+        _ if mmio => Order::Mmio,
+        Some("relaxed" | "volatile") => Order::Relaxed,
+        Some("acquire") => Order::Acquire,
+        Some("release") => Order::Release,
+        Some("acq_rel") => Order::AcquireRelease,
+        Some(_) => Order::Weak,
+        None if scope.is_some() => Order::Relaxed,
+        None => default,
+    };
+    // `.volatile` counts as `.relaxed.sys` (8.4); atomics are those of the device (9.7.13.5).
+    let implied = if matches!(word, Some("volatile" | "mmio")) { Scope::Sys } else { Scope::Gpu };
+    ordered(order, scope.and_then(scope_named).unwrap_or(implied))
 }
 
 fn decode_access<'a>(
@@ -90,8 +155,9 @@ fn decode_access<'a>(
     loads: bool,
 ) -> Result<(), Error> {
     let mut space = words.space();
-    cx.facts.communicates |= take_order(cx, words, space);
-    take_cache_words(words);
+    let order = take_order(cx, words, space, (true, Order::Weak));
+    let non_coherent = take_cache_words(words) || instruction.opcode == "ldu";
+    let order = if non_coherent { Order::NonCoherent as u32 } else { order };
     words.take("unified");
     let lanes = words.take_any(&["v2", "v4", "v8"]).map_or(1, |word| match word {
         "v2" => 2,
@@ -132,17 +198,22 @@ fn decode_access<'a>(
         _ => Extend::Zero32,
     };
     let site = cx.site();
+    let (plain, watched) = match loads {
+        true => {
+            (load_exec(space, ty.bytes(), lanes as u32, extend), watched_load(space, ty.bytes()))
+        }
+        false => {
+            (store_exec(space, ty.bytes(), lanes as u32, extend), watched_store(space, ty.bytes()))
+        }
+    };
     let inst = Inst {
         d: if lanes == 1 { regs[0] } else { cx.push_list(&regs) },
         a: address.reg,
         b: pack(lanes as u32, address.wide, extend),
         imm: address.offset,
         aux: site,
-        ..Decoder::blank(if loads {
-            load_exec(space, ty.bytes(), lanes as u32, extend)
-        } else {
-            store_exec(space, ty.bytes(), lanes as u32, extend)
-        })
+        c: order,
+        ..Decoder::blank(watched.filter(|_| cx.names.watched).unwrap_or(plain))
     };
     cx.emit(inst);
     // A signed byte in a 16-bit register: the load sign-extends to 32 bits, cut to 16 here.

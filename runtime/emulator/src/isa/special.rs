@@ -17,7 +17,8 @@ pub(crate) fn changing(name: &str) -> Option<(Exec, bool)> {
 }
 
 /// Ticks of this host thread: they grow from instruction to instruction in every warp.
-fn now(cx: &Cx<'_>) -> u64 {
+fn now(cx: &mut Cx<'_>) -> u64 {
+    cx.warp.memory.polls.read_clock();
     cx.warp.clock + u64::from(cx.pc)
 }
 

@@ -427,6 +427,8 @@ unsafe fn compute(
     let (d, rest) = function.lists[inst.d as usize..].split_at(form.d_count());
     let a: &[Reg] = if form.a_in_registers { &rest[..4] } else { &[] };
     let region = cx.cta.shared.region();
+    let may_be_late = cx.proxy_is_late();
+    let shadow = &cx.cta.memory.shadow;
     let read = |addresses: [u32; 8], out: &mut [[u8; 16]; 8]| -> Result<(), String> {
         let low = addresses.iter().fold(u32::MAX, |low, &address| low.min(address));
         let high = addresses.iter().fold(0, |high, &address| high.max(address));
@@ -443,6 +445,9 @@ unsafe fn compute(
             let at = (u64::from(address) - region.start) as usize;
             // SAFETY: it lies between two addresses inside the region.
             *out = unsafe { region.host.add(at).cast::<[u8; 16]>().read() };
+            if may_be_late && let Some(old) = shadow.old(address) {
+                *out = old;
+            }
         }
         Ok(())
     };

@@ -10,6 +10,7 @@ use super::mma::{Shape, Tiles, accumulator_of, element_of};
 use super::numeric::{Round, fma64};
 use super::operands;
 use super::pointer::{Pointer, WORDS};
+use crate::coherence::Scope;
 use crate::decode::{Decoder, Words};
 use crate::error::Error;
 use crate::exec::Cx;
@@ -358,6 +359,8 @@ unsafe fn load(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
     let Some((access, registers)) = (unsafe { Access::new(cx, inst) }) else {
         return cx.misuse("no such fragment");
     };
+    // These accesses go past the buffers of stores.
+    cx.publish(Scope::Sys);
     let bits = access.fragment.kind.bits();
     let mut values = vec![0; access.fragment.rows * access.fragment.columns];
     for (index, value) in values.iter_mut().enumerate() {
@@ -389,6 +392,7 @@ unsafe fn store(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
         return cx.misuse("no such fragment");
     };
     cx.worker.progress += 1;
+    cx.publish(Scope::Sys);
     // SAFETY: operands of this frame.
     let values = unsafe { access.fragment.read(cx, &registers) };
     for (index, &value) in values.iter().enumerate() {
@@ -396,6 +400,7 @@ unsafe fn store(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
             Ok((host, _)) => host,
             Err(fault) => return cx.raise(fault),
         };
+        cx.before_shared_store(host, 8);
         // SAFETY: the address was checked for these bytes; accumulators have at least two.
         unsafe {
             match access.fragment.kind.bits() {

@@ -1,10 +1,11 @@
 //! Clusters that cannot influence each other: one after the other, on one host thread or several.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::SLICE;
 use super::watch::{Watch, stuck};
+use super::{SLICE, Span};
 use crate::device::Lane;
 use crate::error::Error;
 use crate::exec::{Counters, Launch, Progress};
@@ -22,6 +23,7 @@ pub(crate) fn prepare<'l>(
     for lane in &mut lanes[..count] {
         lane.worker.counters =
             Counters { traffic: launch.counts_traffic.then(Box::default), ..Counters::default() };
+        lane.durations.clear();
         lane.worker.sites.clear();
         lane.worker.sites.resize(launch.program.sites as usize, Region::EMPTY);
     }
@@ -42,18 +44,44 @@ pub(super) fn run_clusters(
             return Ok(());
         }
         lane.cluster.start(index, launch, &[]);
+        let before = lane.worker.counters.warp_instructions;
         let mut watch = Watch::new(limit);
         loop {
             match lane.cluster.run(SLICE, launch, &mut lane.worker) {
                 Ok(Progress::Done) => break,
                 Ok(Progress::Running) if watch.goes_on(lane) => {}
                 Ok(state) => {
-                    return Err((index, stuck(launch, &mut [&lane.cluster].into_iter(), state)));
+                    return Err((index, stuck(launch, &mut [&lane.cluster].into_iter(), 0, state)));
                 }
                 Err(error) => return Err((index, error)),
             }
         }
+        if launch.member.is_some() {
+            lane.durations.push((index, lane.worker.counters.warp_instructions - before));
+        }
     }
+}
+
+/// When the CTAs of a launch that [`run_clusters`] has run would have run on the SMs of the device,
+/// from time `now` on: each SM runs one cluster after the other, the next one where there is room
+/// first.
+pub(crate) fn line_up(launch: &Launch<'_>, lanes: &mut [Lane], now: u64) -> Vec<Span> {
+    let all = lanes.iter_mut().flat_map(|lane| std::mem::take(&mut lane.durations));
+    let mut durations: Vec<(u64, u64)> = all.collect();
+    durations.sort_unstable();
+    let size = u64::from(launch.cluster.iter().product::<u32>());
+    let mut free: BTreeSet<(u64, u32)> = (0..launch.sm_count).map(|sm| (now, sm)).collect();
+    let mut spans = Vec::with_capacity(durations.len());
+    for (index, ticks) in durations {
+        let sms: Vec<(u64, u32)> = (0..size).filter_map(|_| free.pop_first()).collect();
+        let begin = sms.iter().map(|&(time, _)| time).max().unwrap_or(now);
+        let end = begin + ticks.div_ceil(size);
+        for (cta, &(_, sm)) in (index * size..).zip(&sms) {
+            spans.push(Span { cta, sm, begin, end });
+        }
+        free.extend(sms.into_iter().map(|(_, sm)| (end, sm)));
+    }
+    spans
 }
 
 /// Runs clusters that cannot influence each other on several host threads.

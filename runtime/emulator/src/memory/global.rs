@@ -118,6 +118,11 @@ impl GlobalMemory {
         self.find(address).is_some_and(|one| one.is_symmetric && one.is_live)
     }
 
+    /// The name of the allocation that holds `address`, and the offset in it.
+    pub(crate) fn name(&self, address: u64) -> Option<(&str, u64)> {
+        self.find(address).map(|one| (one.name.as_str(), address - one.start))
+    }
+
     pub(crate) fn free(&mut self, address: u64) -> Result<(), Error> {
         let found = self.allocations.binary_search_by_key(&address, |one| one.start);
         let Some(allocation) = found.ok().map(|at| &mut self.allocations[at]) else {
