@@ -94,12 +94,12 @@ impl<'a> Cx<'a> {
         let Some(mut machine) = self.machine() else { return };
         for (at, unit) in self.warp.memory.stores.take_all() {
             for (at, displaced) in self.cta.memory.stores.put(at, unit) {
-                machine.to_device(at, displaced);
+                machine.pass_to_device(at, displaced);
             }
         }
         if scope >= Scope::Cluster {
             for (at, unit) in self.cta.memory.stores.take_all() {
-                machine.to_device(at, unit);
+                machine.pass_to_device(at, unit);
             }
         }
         if scope == Scope::Sys {
@@ -195,7 +195,7 @@ impl<'a> Cx<'a> {
         let Some(mut machine) = self.machine() else { return };
         for (at, unit) in displaced {
             for (at, unit) in self.cta.memory.stores.put(at, unit) {
-                machine.to_device(at, unit);
+                machine.pass_to_device(at, unit);
             }
         }
     }
@@ -299,12 +299,12 @@ impl<'a> Cx<'a> {
             let range = (address, len as u64);
             for (at, unit) in self.warp.memory.stores.take(range.0, range.1) {
                 for (at, unit) in self.cta.memory.stores.put(at, unit) {
-                    machine.to_device(at, unit);
+                    machine.pass_to_device(at, unit);
                 }
             }
             if scope > Scope::Cta {
                 for (at, unit) in self.cta.memory.stores.take(range.0, range.1) {
-                    machine.to_device(at, unit);
+                    machine.pass_to_device(at, unit);
                 }
             }
             if scope == Scope::Sys {
@@ -330,10 +330,10 @@ impl<'a> Cx<'a> {
         let unit = Unit { host, len: len as u8, bytes: new.to_le_bytes(), writer };
         if weak && scope == Scope::Cta {
             for (at, unit) in self.cta.memory.stores.put(address, unit) {
-                machine.to_device(at, unit);
+                machine.pass_to_device(at, unit);
             }
         } else if weak && scope < Scope::Sys {
-            machine.to_device(address, unit);
+            machine.pass_to_device(address, unit);
             self.cta.memory.seen.insert(address, machine.now);
         } else if weak {
             let is_lone = machine.is_lone();

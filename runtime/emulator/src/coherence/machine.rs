@@ -116,7 +116,7 @@ impl Machine {
             }
             for (at, unit) in stores.take_all() {
                 any = true;
-                self.to_device(at, unit);
+                self.pass_to_device(at, unit);
             }
         }
         any
@@ -144,7 +144,7 @@ impl Machine {
     }
 
     /// A store leaves its CTA: its device sees it.
-    pub(crate) fn to_device(&mut self, address: u64, unit: Unit) {
+    pub(crate) fn pass_to_device(&mut self, address: u64, unit: Unit) {
         let rank = unit.writer.rank as usize;
         if self.devices.is_empty() {
             return self.commit(address, unit, true);
@@ -216,7 +216,7 @@ impl Machine {
         let Some(mut chance) = self.chance.take() else { return };
         for index in 0..self.exited.len() {
             for (at, unit) in self.exited[index].1.take_some(&mut chance) {
-                self.to_device(at, unit);
+                self.pass_to_device(at, unit);
             }
         }
         self.exited.retain(|(_, stores)| !stores.is_empty());
@@ -328,8 +328,8 @@ impl Machine {
         self.own_fences.insert((by.rank, by.launch, by.cta), self.now);
         if self.fences.last().is_none_or(|last| floor > last.1) {
             if self.fences.len() >= FENCES {
-                let gone = self.fences.drain(..FENCES / 2).last();
-                self.covered = gone.map_or(self.covered, |fence| fence.1);
+                self.covered = self.fences[FENCES / 2 - 1].1;
+                self.fences.drain(..FENCES / 2);
             }
             self.fences.push((self.now, floor));
         }

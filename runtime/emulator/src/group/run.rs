@@ -192,6 +192,7 @@ impl Group {
                 return Err(hang(ranks, state));
             }
         }
+        machine.lock().unwrap_or_else(|poison| poison.into_inner()).deliver_all();
         timeline.ticks = ranks.iter().map(|rank| rank.ready).fold(timeline.ticks, u64::max);
         Ok(())
     }

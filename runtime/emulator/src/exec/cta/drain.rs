@@ -12,13 +12,13 @@ impl Cta {
         let mut left = !state.memory.stores.is_empty() || !leaving.is_empty();
         let mut machine = machine.lock().unwrap_or_else(|poison| poison.into_inner());
         for (at, unit) in leaving {
-            machine.to_device(at, unit);
+            machine.pass_to_device(at, unit);
         }
         for warp in &mut self.warps {
             for (at, unit) in warp.memory.stores.take_some(chance) {
                 left = true;
                 for (at, unit) in state.memory.stores.put(at, unit) {
-                    machine.to_device(at, unit);
+                    machine.pass_to_device(at, unit);
                 }
             }
             left |= !warp.memory.stores.is_empty();
@@ -33,7 +33,7 @@ impl Cta {
         for warp in &mut self.warps {
             for (at, unit) in warp.memory.stores.take_all() {
                 for (at, unit) in self.state.memory.stores.put(at, unit) {
-                    machine.to_device(at, unit);
+                    machine.pass_to_device(at, unit);
                 }
             }
         }
