@@ -156,6 +156,8 @@ pub(crate) enum Emit {
     Egraph,
     /// Kernels, launches and buffers, as JSON.
     Plan,
+    /// How the SMs are divided where experts are spread over ranks, with the alternatives.
+    Partition,
     /// The predicted schedule where experts are spread over ranks, as a trace for Perfetto.
     Timeline,
     /// The kernels as built, in MLIR.

@@ -1,6 +1,7 @@
 //! The whole compiler on one screen.
 
 use crate::args::CompileArgs;
+use crate::partition;
 use moec_codegen::Generated;
 use moec_frontend::{Ast, Model};
 use moec_ir::{Diagnostic, Graph, Phase, Ranks, Sizes, Target};
@@ -75,12 +76,13 @@ pub(crate) fn compile(
     after!(Stage::Lowered(&graph));
 
     let target = target(&request.args, &model);
-    let ranks = ranks(&request.args, &model)?;
     let mut phases = BTreeMap::new();
     for &phase in &request.phases {
+        let ranks = ranks(&request.args, &model, phase)?;
         let options = moec_passes::Options {
             workload: Some(workload(&request.args, phase)),
             ranks,
+            exchange: ranks.map(|ranks| partition::spread(&model, phase, &target, ranks)),
             without: request.args.without_rule.clone(),
             explain: request.explain,
             ..Default::default()
@@ -94,6 +96,7 @@ pub(crate) fn compile(
             moec_codegen::generate(&optimized.plan, request.texts)
         })?;
         artefact::validate(&generated.plan)?;
+        moec_passes::partition::residency::check_plan(&generated.plan)?;
         after!(Stage::Generated(&generated));
         phases.insert(phase, Compiled { plan: generated.plan, ptx: generated.ptx });
     }
@@ -138,19 +141,15 @@ fn workload(args: &CompileArgs, phase: Phase) -> Sizes {
     Sizes { tokens, past, sequences }
 }
 
-/// The ranks asked for, else those that the file spreads experts over.
-fn ranks(args: &CompileArgs, model: &Model) -> Result<Option<Ranks>, Vec<Diagnostic>> {
-    let section = model.parallel.experts;
-    let Some(count) = args.ranks.map(u64::from).or(section.map(|s| s.count)) else {
-        return Ok(None);
-    };
-    let count = u32::try_from(count).unwrap_or(u32::MAX);
+/// The ranks asked for, else those over which the file spreads experts in a phase.
+fn ranks(
+    args: &CompileArgs,
+    model: &Model,
+    phase: Phase,
+) -> Result<Option<Ranks>, Vec<Diagnostic>> {
+    let Some(count) = args.ranks else { return Ok(model.parallel_of(phase).ranks) };
     Ranks::new(count, args.ranks_per_node).map(Some).map_err(|why| {
         let mistake = Diagnostic::error("E0810", why.to_string());
-        let mistake = match section.filter(|_| args.ranks.is_none()) {
-            Some(section) => mistake.at(section.span, "asked for here"),
-            None => mistake,
-        };
         vec![mistake.help("give --ranks and --ranks-per-node so that nodes are full")]
     })
 }

@@ -2,9 +2,8 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 use moec_frontend::Model;
-use moec_ir::{Diagnostic, Phase, Transfer};
-use moec_passes::Optimized;
-use moec_passes::partition::{Alternative, Cell, Solution, Spread, cell_of, solve, timeline};
+use moec_ir::{Phase, Ranks, Target, Transfer};
+use moec_passes::partition::{Alternative, Partition, Spread, timeline};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -14,100 +13,68 @@ const MICRO_BATCHES: u32 = 2;
 /// Alternatives that are printed.
 const ROWS: usize = 12;
 
-/// What a model's file says of the phases' partitions, kept until plans are made.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Parallel(Vec<(Phase, Spread)>, Vec<(String, u32)>);
-
-impl Parallel {
-    /// Reads the sections.
-    pub(crate) fn new(model: &Model) -> Self {
-        let spread = |phase: Phase| {
-            let said = model.parallel_of(phase);
-            let ranks = said.ranks.filter(|ranks| !ranks.is_one())?;
-            let transfer = said.transfer.unwrap_or(match phase {
-                Phase::Prefill => Transfer::Second,
-                Phase::Decode => Transfer::LowLatency,
-            });
-            let parts = said.step.map_or(u64::from(MICRO_BATCHES), |step| step.count);
-            let micro_batches = u32::try_from(parts).unwrap_or(u32::MAX);
-            let skew = said.skew.unwrap_or(1.0);
-            Some((phase, Spread { ranks, micro_batches, transfer, skew, fixed: None }))
-        };
-        let fixed = model.targets.iter().filter_map(|t| Some((t.target.name.clone(), t.comm_sms?)));
-        Self(Phase::ALL.into_iter().filter_map(spread).collect(), fixed.collect())
-    }
-
-    /// The partition of a plan; `None` where the experts stay on one rank, or there are none.
-    pub(crate) fn of(&self, optimized: &Optimized) -> Result<Option<Partition>, Vec<Diagnostic>> {
-        let plan = &optimized.plan;
-        let Some((_, spread)) = self.0.iter().find(|(phase, _)| *phase == plan.phase) else {
-            return Ok(None);
-        };
-        let fixed = self.1.iter().find(|(name, _)| *name == plan.target.name);
-        let spread = Spread { fixed: fixed.map(|(_, sms)| *sms), ..*spread };
-        let Some(cell) = cell_of(optimized, &spread) else { return Ok(None) };
-        let solution = solve(&cell, &plan.target).map_err(|e| vec![e.into()])?;
-        Ok(Some(Partition { cell, solution, target: plan.target.clone() }))
+/// What a model's file says of the exchange of a phase, and of the split of a target's SMs.
+pub(crate) fn spread(model: &Model, phase: Phase, target: &Target, ranks: Ranks) -> Spread {
+    let said = model.parallel_of(phase);
+    let transfer = said.transfer.unwrap_or(match phase {
+        Phase::Prefill => Transfer::Second,
+        Phase::Decode => Transfer::LowLatency,
+    });
+    let parts = said.step.map_or(u64::from(MICRO_BATCHES), |step| step.count);
+    let section = model.targets.iter().find(|t| t.target.name == target.name);
+    Spread {
+        ranks,
+        micro_batches: u32::try_from(parts).unwrap_or(u32::MAX),
+        transfer,
+        skew: said.skew.unwrap_or(1.0),
+        fixed: section.and_then(|t| t.comm_sms),
     }
 }
 
-/// A plan's partition.
-pub(crate) struct Partition {
-    cell: Cell,
-    solution: Solution,
-    target: moec_ir::Target,
+/// The predicted schedule, as a trace.
+pub(crate) fn trace(partition: &Partition, target: &Target) -> String {
+    timeline(&partition.cell, partition.solution.best(), target).to_string()
 }
 
-impl Partition {
-    /// The predicted schedule, as a trace.
-    pub(crate) fn timeline(&self) -> String {
-        timeline(&self.cell, self.solution.best(), &self.target).to_string()
+/// What was decided, and the alternatives: the best with each number of SMs, fastest first.
+pub(crate) fn table(partition: &Partition, target: &Target) -> String {
+    let Partition { cell, solution } = partition;
+    let best = solution.best();
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "{}: {} experts over {}, {} tokens of a rank, {} transfers: {} on {}",
+        cell.phase,
+        cell.experts,
+        cell.ranks,
+        cell.tokens,
+        cell.transfer,
+        decided(best, target.sms),
+        target.name
+    );
+    let mut seen = BTreeSet::new();
+    let firsts = solution.alternatives.iter().filter(|a| seen.insert(a.comm_sms));
+    let (mut rows, rest): (Vec<_>, Vec<_>) = firsts.enumerate().partition(|(at, _)| *at < ROWS);
+    // Never left out: what is taken, and what would be without overlap.
+    let must = |a: &Alternative| a == best || a.comm_sms.is_none();
+    rows.extend(rest.into_iter().filter(|(_, a)| must(a)));
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(HEADER);
+    table.add_rows(rows.iter().map(|(_, a)| line(a, a == &best, cell.layers)));
+    for (at, column) in table.column_iter_mut().enumerate() {
+        let left = at == 0 || at + 1 == HEADER.len();
+        column.set_cell_alignment(if left { CellAlignment::Left } else { CellAlignment::Right });
     }
-
-    /// What was decided, and the alternatives: the best with each number of SMs, fastest first.
-    pub(crate) fn table(&self) -> String {
-        let Self { cell, solution, target } = self;
-        let best = solution.best();
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "{}: {} experts over {}, {} tokens of a rank, {} transfers: {} on {}",
-            cell.phase,
-            cell.experts,
-            cell.ranks,
-            cell.tokens,
-            cell.transfer,
-            decided(best, target.sms),
-            target.name
-        );
-        let mut seen = BTreeSet::new();
-        let firsts = solution.alternatives.iter().filter(|a| seen.insert(a.comm_sms));
-        let (mut rows, rest): (Vec<_>, Vec<_>) = firsts.enumerate().partition(|(at, _)| *at < ROWS);
-        // Never left out: what is taken, and what would be without overlap.
-        let must = |a: &Alternative| a == best || a.comm_sms.is_none();
-        rows.extend(rest.into_iter().filter(|(_, a)| must(a)));
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(HEADER);
-        table.add_rows(rows.iter().map(|(_, a)| line(a, a == &best, cell.layers)));
-        for (at, column) in table.column_iter_mut().enumerate() {
-            let left = at == 0 || at + 1 == HEADER.len();
-            column.set_cell_alignment(if left {
-                CellAlignment::Left
-            } else {
-                CellAlignment::Right
-            });
-        }
-        for row in table.lines() {
-            text.push_str(row.trim_end());
-            text.push('\n');
-        }
-        let shown = rows.len();
-        let all = solution.alternatives.len();
-        let _ = writeln!(text, "{all} alternatives, {shown} shown; times are of a layer");
-        text
+    for row in table.lines() {
+        text.push_str(row.trim_end());
+        text.push('\n');
     }
+    let shown = rows.len();
+    let all = solution.alternatives.len();
+    let _ = writeln!(text, "{all} alternatives, {shown} shown; times are of a layer");
+    text
 }
 
 const HEADER: [&str; 10] = [

@@ -64,7 +64,6 @@ fn every_mistake_is_told() {
             "parallel {
                experts over 12 ranks
                layers over 4 stages, 2 per node
-               tokens over 0 replicas
                transfer: third
                skew: 0.5
                speed: 2
@@ -75,7 +74,6 @@ fn every_mistake_is_told() {
         [
             "12 ranks do not fill nodes of 8",
             "`layers` are not counted per `node`",
-            "nothing can be spread over 0",
             "no kind of transfer is called `third`",
             "`skew` is the load of the busiest rank over the mean, at least 1",
             "`speed` is not a line of `parallel`",

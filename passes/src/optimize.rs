@@ -5,6 +5,7 @@ use crate::cost::{CostModel, Machine};
 use crate::explain::{self, Explanation, FunctionReport};
 use crate::extract::{Extracted, Problem};
 use crate::language::EGraph;
+use crate::partition::{Partition, Spread, partition};
 use crate::plan::{self, KernelTable};
 use crate::rules::{self as tables, Family, Rule};
 use crate::saturate::{Limits, Saturation, saturate};
@@ -20,6 +21,9 @@ pub struct Options {
     pub workload: Option<Sizes>,
     /// The ranks that share the experts; one if not given.
     pub ranks: Option<Ranks>,
+    /// How tokens are moved between them, for the partition of SMs; without, the cost model alone
+    /// decides how many communicate.
+    pub exchange: Option<Spread>,
     /// Names of rules that are not applied.
     pub without: Vec<String>,
     /// When saturation stops at the latest.
@@ -36,6 +40,8 @@ pub struct Optimized {
     pub plan: Plan,
     /// Why the plan is what it is.
     pub explanation: Explanation,
+    /// How SMs are divided, where [`Options::exchange`] was given and experts are spread.
+    pub partition: Option<Partition>,
     /// Every class of every function's e-graph and its nodes, for people.
     pub egraph: String,
 }
@@ -72,7 +78,8 @@ pub fn default_workload(phase: Phase) -> Sizes {
 /// # Errors
 /// E0801 where a rule is switched off that does not exist; E0802 where no kernel computes an
 /// operation; E0803 where a value cannot be laid out; E0804 where the graph is not well formed;
-/// E0805 where the plan made is wrong, which is a bug of ours.
+/// E0805 where the plan made is wrong, which is a bug of ours; E0808 where SMs cannot be divided as
+/// [`Options::exchange`] asks.
 pub fn optimize(
     graph: &Graph,
     target: &Target,
@@ -120,7 +127,7 @@ pub fn optimize(
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
-    let plan = Plan {
+    let mut plan = Plan {
         format: FORMAT,
         model: graph.name.clone(),
         context: graph.context,
@@ -138,7 +145,13 @@ pub fn optimize(
         return Err(faults.into_iter().map(our_bug).collect());
     }
     let explanation = explain::explain(graph, &rules, &plan, reports, &cost, options);
-    Ok(Optimized { plan, explanation, egraph: dump })
+    let partition = match options.exchange.filter(|_| ranks.is_some()) {
+        Some(spread) => {
+            partition(&mut plan, &explanation, &spread).map_err(|error| vec![error.into()])?
+        }
+        None => None,
+    };
+    Ok(Optimized { plan, explanation, partition, egraph: dump })
 }
 
 /// A function's e-graph and the kernels chosen from it.

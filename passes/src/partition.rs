@@ -18,7 +18,8 @@ mod timeline;
 mod work;
 
 pub use cell::{Cell, CellError};
-pub use from_plan::{Spread, cell as cell_of};
+pub(crate) use from_plan::partition;
+pub use from_plan::{Partition, Spread, cell as cell_of};
 pub use schedule::{Lane, Schedule, Slot, Stage, Times};
 pub use solve::{Alternative, Solution, solve};
 pub use timeline::timeline;

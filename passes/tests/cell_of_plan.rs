@@ -5,8 +5,10 @@
 mod models;
 
 use models::{TINY, V3, model};
-use moec_ir::{Phase, Ranks, Sizes, Target, Transfer};
+use moec_ir::plan::{Extent, Geometry};
+use moec_ir::{KernelSpec, Phase, Ranks, Sizes, Target, Transfer};
 use moec_passes::cost::Machine;
+use moec_passes::partition::residency::check_plan;
 use moec_passes::partition::{Cell, Spread, cell_of, solve};
 use moec_passes::{Optimized, Options, optimize};
 
@@ -29,7 +31,7 @@ const DECODE: Sizes = Sizes { tokens: 128, past: 128 * 4096, sequences: 128 };
 
 fn v3(phase: Phase, workload: Sizes, spread: Spread) -> (Optimized, Cell) {
     let optimized = optimized(phase, workload);
-    let cell = cell_of(&optimized, &spread).unwrap();
+    let cell = cell_of(&optimized.plan, &optimized.explanation, &spread).unwrap();
     (optimized, cell)
 }
 
@@ -95,5 +97,52 @@ fn a_model_without_experts_has_no_cell() {
     let graph = model("Dense", &dense);
     let target = Target::named("h800").unwrap();
     let optimized = optimize(&graph, &target, Phase::Decode, &Options::default()).unwrap();
-    assert!(cell_of(&optimized, &SPREAD).is_none());
+    assert!(cell_of(&optimized.plan, &optimized.explanation, &SPREAD).is_none());
+}
+
+/// The plan of a rank says the same of its layer as that of one device.
+#[test]
+fn a_plan_of_several_ranks_has_the_cell_of_one() {
+    let ranks = Ranks::new(32, 8).unwrap();
+    let spread = Spread { ranks, ..SPREAD };
+    let (_, one) = v3(Phase::Prefill, PREFILL, spread);
+    let options = Options { workload: Some(PREFILL), ranks: Some(ranks), ..Options::default() };
+    let target = Target::named("h800").unwrap();
+    let optimized = optimize(&model("V3", &V3), &target, Phase::Prefill, &options).unwrap();
+    let several = cell_of(&optimized.plan, &optimized.explanation, &spread).unwrap();
+    let sizes = |c: &Cell| {
+        (c.hidden, c.ff, c.experts, c.top_k, c.most_nodes, c.out_bytes, c.back_bytes, c.layers)
+    };
+    assert_eq!(sizes(&several), sizes(&one));
+    let machine = Machine::new(target);
+    // Its kernels carry the split out.
+    let options = Options { exchange: Some(spread), ..options };
+    let optimized = optimize(&model("V3", &V3), &machine.target, Phase::Prefill, &options).unwrap();
+    let best = optimized.partition.as_ref().unwrap().solution.best();
+    let splits = optimized.plan.kernels.iter().filter_map(|k| match &k.spec {
+        KernelSpec::SpreadExperts(experts) => Some((experts.split.comm, experts.split.compute)),
+        _ => None,
+    });
+    let splits: Vec<_> = splits.collect();
+    assert!(!splits.is_empty());
+    assert!(splits.iter().all(|s| *s == (best.comm_sms.unwrap(), best.compute_sms)), "{splits:?}");
+    // CTAs of an SM each, as code generation launches them.
+    let mut plan = optimized.plan.clone();
+    let one = |n: u64| Extent::new(n.into(), 1);
+    for kernel in &mut plan.kernels {
+        kernel.geometry = Some(Geometry {
+            grid: [one(132), one(1), one(1)],
+            block: [384, 1, 1],
+            cluster: 1,
+            shared_bytes: 200 << 10,
+            tensor_maps: vec![],
+        });
+    }
+    check_plan(&plan).unwrap();
+    plan.target = Target::named("h20").unwrap();
+    let codes: Vec<_> = check_plan(&plan).unwrap_err().iter().map(|d| d.code).collect();
+    assert!(!codes.is_empty() && codes.iter().all(|code| *code == "E0806"), "{codes:?}");
+    let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 0.02, "{a} and {b}");
+    near(several.before.seconds(&machine), one.before.seconds(&machine));
+    near(several.beside.seconds(&machine), one.beside.seconds(&machine));
 }

@@ -107,6 +107,7 @@ fn cells_that_make_no_sense_are_refused() {
         CellError::Ranks(RanksError::Experts { experts: 100, count: 32 })
     );
     assert_eq!(fault(Cell { skew: 0.5, ..cell() }), CellError::Skew(0.5));
+    assert_eq!(fault(Cell { micro_batches: 9, ..cell() }), CellError::MicroBatches(9));
     assert_eq!(fault(Cell { top_k: 300, ..cell() }), CellError::TopK { top_k: 300, experts: 256 });
     for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert!(matches!(fault(Cell { tokens: bad, ..cell() }), CellError::Size { .. }));

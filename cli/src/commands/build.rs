@@ -4,9 +4,8 @@ use crate::args::{BuildArgs, Emit, ExplainArgs};
 use crate::compile::{Request, Stage, compile};
 use crate::failure::{Failure, Source, tell};
 use crate::model::use_threads;
-use crate::partition::Parallel;
 use crate::progress::Work;
-use crate::{output, sass};
+use crate::{output, partition, sass};
 use moec_ir::{Diagnostic, Phase};
 use std::fmt::Write;
 use std::ops::ControlFlow;
@@ -29,23 +28,14 @@ pub(crate) fn build(args: &BuildArgs) -> Result<(), Failure> {
     }
     request.output = Some(path.clone());
     let (work, mut warnings) = (Work::begin("compiling"), vec![]);
-    let (mut parallel, mut tables) = (Parallel::default(), Ok(String::new()));
+    let mut tables = String::new();
     let compiled = compile(&source.text, &request, &mut |stage| {
         match stage {
-            Stage::Checked(model) => {
-                warnings = model.warnings.clone();
-                parallel = Parallel::new(model);
+            Stage::Checked(model) => warnings = model.warnings.clone(),
+            Stage::Optimized(o) => {
+                let table = o.partition.as_ref().map(|p| partition::table(p, &o.plan.target));
+                tables.extend(table.map(|table| format!("\n{table}")));
             }
-            Stage::Optimized(optimized) => match (&mut tables, parallel.of(optimized)) {
-                (Ok(text), Ok(partition)) => {
-                    text.extend(partition.map(|p| format!("\n{}", p.table())));
-                }
-                (Ok(_), Err(mistakes)) => {
-                    tables = Err(mistakes);
-                    return ControlFlow::Break(());
-                }
-                (Err(_), _) => return ControlFlow::Break(()),
-            },
             _ => {}
         }
         ControlFlow::Continue(())
@@ -53,7 +43,6 @@ pub(crate) fn build(args: &BuildArgs) -> Result<(), Failure> {
     drop(work);
     tell(&warnings, Some(&source));
     compiled.map_err(|d| source.failure(d))?;
-    let tables = tables.map_err(|d| source.failure(d))?;
     let phases: Vec<&str> = request.phases.iter().map(|p| p.name()).collect();
     let line = format!("{}: {}\n{tables}", path.display(), phases.join(" and "));
     output::write(line.as_bytes())
@@ -66,22 +55,19 @@ fn emitted(args: &BuildArgs, emit: Emit, source: &Source) -> Result<String, Fail
         texts: moec_codegen::Options { mlir: emit == Emit::Mlir, llvm: emit == Emit::Llvm },
         ..Request::new(&args.compile)
     };
-    let (mut text, mut parallel) = (None, Parallel::default());
+    let mut text = None;
     let mut hook = |stage: Stage<'_>| {
         text = match (emit, stage) {
             (Emit::Ast, Stage::Parsed(ast)) => Some(Ok(ast.to_string())),
             (Emit::Graph, Stage::Lowered(graph)) => Some(Ok(graph.to_string())),
-            (Emit::Timeline, Stage::Checked(model)) => {
-                parallel = Parallel::new(model);
-                None
-            }
-            (Emit::Timeline, Stage::Optimized(o)) => Some(match parallel.of(o) {
-                Ok(Some(partition)) => Ok(partition.timeline()),
-                Ok(None) => Err(Failure::Message(format!(
-                    "no experts are spread over ranks in {}: write `parallel {{ experts over 32 ranks }}`",
+            (Emit::Partition | Emit::Timeline, Stage::Optimized(o)) => Some(match &o.partition {
+                Some(p) if emit == Emit::Partition => Ok(partition::table(p, &o.plan.target)),
+                Some(p) => Ok(partition::trace(p, &o.plan.target)),
+                None => Err(Failure::Message(format!(
+                    "no experts are spread over ranks in {}: write `parallel {{ experts over 32 \
+                     ranks }}`, or give --ranks",
                     o.plan.phase
                 ))),
-                Err(mistakes) => Err(source.failure(mistakes)),
             }),
             (Emit::Egraph, Stage::Optimized(o)) => Some(Ok(o.egraph.clone())),
             (Emit::Plan, Stage::Generated(g)) => Some(plan_text(&g.plan)),

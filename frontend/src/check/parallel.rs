@@ -185,15 +185,10 @@ impl<'a> Checker<'a> {
         Some(ranks)
     }
 
-    /// A count of at least 1.
+    /// A count.
     fn spread_count(&mut self, count: &'a Expr) -> Option<u64> {
         let mut frame = Frame::new(Rc::clone(&self.root));
-        match self.integer(&mut frame, count)? {
-            0 => self.fail(
-                Diagnostic::error("E0406", "nothing can be spread over 0").at(count.span, "here"),
-            ),
-            n => Some(n),
-        }
+        self.integer(&mut frame, count)
     }
 
     fn choice_line(&mut self, parallel: &mut Parallel, line: &'a ChoiceDecl) -> Option<()> {

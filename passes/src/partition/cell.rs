@@ -6,6 +6,8 @@ use moec_ir::{Diagnostic, Phase, Ranks, RanksError, Target};
 
 /// Bytes of an activation between kernels (bf16).
 const ACTIVATION_BYTES: f64 = 2.0;
+/// Micro-batches, at most: each reads all weights.
+const MOST_MICRO_BATCHES: u32 = 8;
 /// float32 operations of an element of SwiGLU with quantisation: `silu` and product, maximum,
 /// division, each a special function of four (as `passes/src/cost.rs` counts them).
 const SWIGLU_FLOPS: f64 = 4.0 * 4.0;
@@ -76,6 +78,9 @@ pub enum CellError {
     /// A mean that exceeds the maximum.
     #[error("the busiest rank has at least the mean load, not {0} of it")]
     Skew(f64),
+    /// More parts of a step than anything is gained by.
+    #[error("at most {MOST_MICRO_BATCHES} micro-batches are in flight, not {0}")]
+    MicroBatches(u32),
     /// A fixed number of SMs with which nothing can be scheduled.
     #[error("{sms} of {of} SMs cannot communicate: {why}")]
     Fixed {
@@ -128,6 +133,9 @@ impl Cell {
         }
         if !self.skew.is_finite() || self.skew < 1.0 {
             return Err(CellError::Skew(self.skew));
+        }
+        if self.micro_batches > MOST_MICRO_BATCHES {
+            return Err(CellError::MicroBatches(self.micro_batches));
         }
         if let Some(sms) = self.fixed {
             let fault = |why| Err(CellError::Fixed { sms, of: target.sms, why });
@@ -200,7 +208,7 @@ impl Cell {
 
     /// Tiles of both products of the experts, and seconds of a chunk in a kernel that is launched
     /// once: gate and up, SwiGLU with quantisation, down.
-    pub(crate) fn experts(&self, machine: &Machine, n: u32, chunks: u32) -> ([[f64; 2]; 2], f64) {
+    pub fn experts(&self, machine: &Machine, n: u32, chunks: u32) -> ([[f64; 2]; 2], f64) {
         let products = self.products(n, chunks);
         let best = products.map(|product| product.best_tile(machine, Tiles::OURS));
         let elements = products[1].batch * products[1].rows * self.ff;

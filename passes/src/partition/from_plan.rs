@@ -6,17 +6,21 @@
 //! experts' own, the others need no exchange. Not seen: layers without experts, which are the same
 //! however experts are spread.
 
-use super::cell::Cell;
+use super::cell::{Cell, CellError};
+use super::solve::{Solution, solve};
 use super::work::{Task, Work};
 use crate::cost::{Attention, Estimate, Machine, Product, Stream};
-use crate::explain::{FunctionReport, KernelLine};
-use crate::optimize::Optimized;
+use crate::explain::{Explanation, FunctionReport, KernelLine};
 use crate::verify_plan::writes;
 use moec_ir::graph::Groups;
 use moec_ir::kernel::View;
+use moec_ir::kernel::exchange::Split;
 use moec_ir::plan::{Buffer, Launch, PlanFunction};
 use moec_ir::{DType, KernelSpec, Plan, Ranks, Sizes, Transfer};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Layers that are scheduled, at most: more in a row go on as these.
+const MOST_LAYERS: u32 = 128;
 
 /// What a model's file, or its user, says of the spread of experts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,12 +39,41 @@ pub struct Spread {
 
 /// The cell of a rank that holds its part of the experts and runs the plan's step; `None` where no
 /// layer that runs has routed experts.
-pub fn cell(optimized: &Optimized, spread: &Spread) -> Option<Cell> {
-    let plan = &optimized.plan;
-    let functions = plan.functions.iter().zip(&optimized.explanation.functions);
+pub fn cell(plan: &Plan, explanation: &Explanation, spread: &Spread) -> Option<Cell> {
+    let functions = plan.functions.iter().zip(&explanation.functions);
     let routed = functions.filter(|(f, report)| report.calls > 0 && !experts(plan, f).is_empty());
     let (function, report) = routed.rev().max_by_key(|(_, report)| report.calls)?;
     Layer { plan, function, report }.cell(spread)
+}
+
+/// A plan's cell, and how SMs are divided for it.
+#[derive(Clone, Debug)]
+pub struct Partition {
+    /// What is to be done.
+    pub cell: Cell,
+    /// The alternatives.
+    pub solution: Solution,
+}
+
+/// Divides the SMs for a plan of several ranks and has its kernels do so. Kernels in which no SM
+/// would communicate keep what the cost model gave them: their messages are sent by CTAs of their
+/// own.
+pub(crate) fn partition(
+    plan: &mut Plan,
+    explanation: &Explanation,
+    spread: &Spread,
+) -> Result<Option<Partition>, CellError> {
+    let Some(cell) = cell(plan, explanation, spread) else { return Ok(None) };
+    let solution = solve(&cell, &plan.target)?;
+    let best = solution.best();
+    if let Some(comm) = best.comm_sms.filter(|comm| *comm > 0) {
+        for kernel in &mut plan.kernels {
+            if let KernelSpec::SpreadExperts(experts) = &mut kernel.spec {
+                experts.split = Split { comm, compute: best.compute_sms };
+            }
+        }
+    }
+    Ok(Some(Partition { cell, solution }))
 }
 
 /// Launches of products of experts.
@@ -55,25 +88,68 @@ fn spec<'a>(plan: &'a Plan, launch: &Launch) -> &'a KernelSpec {
     &plan.kernels[launch.kernel].spec
 }
 
-/// A product of experts: operands, weights, results, experts of a token and elements that share a
-/// scale.
-struct Routed<'a> {
-    a: &'a View,
-    w: &'a View,
-    c: &'a View,
+/// What a launch says of the experts whose products it computes.
+#[derive(Clone, Copy)]
+struct Routed {
+    experts: u64,
     top_k: u64,
-    block: Option<u64>,
+    /// Elements of a row of the first product's operand, and bytes of it with its scales.
+    hidden: u64,
+    out_bytes: u64,
+    /// Elements of a row of the second product's operand.
+    ff: u64,
+    /// Bytes of a row of the second product's result.
+    back_bytes: u64,
+    element: u64,
 }
 
-fn product_of_experts(spec: &KernelSpec) -> Option<Routed<'_>> {
+/// Products of experts, of one rank or of several; of two launches each is told as if it were both.
+fn product_of_experts(spec: &KernelSpec) -> Option<Routed> {
+    let grouped = |w: &View, [a, c]: [DType; 2], top_k: u64, block: Option<u64>| {
+        let [experts, rows, depth] = [0, 1, 2].map(|axis| w.shape.get(axis)?.constant());
+        let (experts, rows, depth) = (experts?, rows?, depth?);
+        let scales = block.map_or(0, |block| depth.div_ceil(block.max(1)) * DType::F32.bytes());
+        Some(Routed {
+            experts,
+            top_k,
+            hidden: depth,
+            out_bytes: depth * a.bytes() + scales,
+            ff: depth,
+            back_bytes: rows * c.bytes(),
+            element: a.bytes(),
+        })
+    };
     match spec {
-        KernelSpec::GroupedGemm { a, w, c, top_k } => {
-            Some(Routed { a, w, c, top_k: *top_k, block: None })
-        }
+        KernelSpec::GroupedGemm { a, w, c, top_k } => grouped(w, [a.dtype, c.dtype], *top_k, None),
         KernelSpec::ScaledGroupedGemm { a, w, c, top_k, block, .. } => {
-            Some(Routed { a, w, c, top_k: *top_k, block: Some(block[1]) })
+            grouped(w, [a.dtype, c.dtype], *top_k, Some(block[1]))
+        }
+        KernelSpec::SpreadExperts(spread) => {
+            let exchange = &spread.exchange;
+            let bytes = |(elements, dtype): (u64, DType)| elements * dtype.bytes();
+            Some(Routed {
+                experts: exchange.experts,
+                top_k: exchange.top_k,
+                hidden: exchange.row.0,
+                out_bytes: bytes(exchange.row) + bytes((exchange.scales, DType::F32)),
+                ff: exchange.middle.0,
+                back_bytes: bytes(exchange.result),
+                element: exchange.row.1.bytes(),
+            })
         }
         _ => None,
+    }
+}
+
+/// Operands of a launch that it needs before it begins: experts are added up with others' results
+/// at their end.
+fn needed(spec: &KernelSpec) -> usize {
+    match spec {
+        KernelSpec::SpreadExperts(e) => {
+            let scales = [&e.x_scale, &e.first.scale, &e.second.scale];
+            5 + scales.into_iter().flatten().count()
+        }
+        _ => usize::MAX,
     }
 }
 
@@ -89,27 +165,22 @@ impl Layer<'_> {
         let experts = experts(self.plan, self.function);
         let of = |at: usize| product_of_experts(spec(self.plan, &self.function.launches[at]));
         let (first, last) = (of(*experts.first()?)?, of(*experts.last()?)?);
-        let size = |view: &View, axis: usize| view.shape.get(axis).map(|d| d.eval(self.sizes()));
-        let (hidden, ff) = (size(first.w, 2)? as f64, size(last.w, 2)? as f64);
-        let bytes = |dtype: DType| dtype.bytes() as f64;
-        let scales =
-            first.block.map_or(0.0, |block| (hidden / block as f64).ceil() * bytes(DType::F32));
         let top_k = u32::try_from(first.top_k).ok()?;
         let (before, beside) = self.work(&experts);
         Some(Cell {
             phase: self.plan.phase,
             ranks: spread.ranks,
             tokens: self.sizes().tokens as f64,
-            hidden,
-            ff,
-            experts: size(first.w, 0)?,
+            hidden: first.hidden as f64,
+            ff: last.ff as f64,
+            experts: first.experts,
             top_k,
             most_nodes: most_nodes(spread.ranks, top_k, self.groups()),
-            out_bytes: hidden * bytes(first.a.dtype) + scales,
-            back_bytes: hidden * bytes(last.c.dtype),
-            element: bytes(first.a.dtype),
+            out_bytes: first.out_bytes as f64,
+            back_bytes: last.back_bytes as f64,
+            element: first.element as f64,
             skew: spread.skew,
-            layers: u32::try_from(self.report.calls).ok()?,
+            layers: u32::try_from(self.report.calls).ok()?.min(MOST_LAYERS),
             before,
             beside,
             micro_batches: spread.micro_batches,
@@ -130,7 +201,7 @@ impl Layer<'_> {
         })
     }
 
-    /// What comes before the exchange, and what needs none.
+    /// What comes before the exchange of this layer or after that of the last, and what needs none.
     fn work(&self, experts: &[usize]) -> (Work, Work) {
         let needs = self.needs();
         let mut before = BTreeSet::new();
@@ -141,21 +212,34 @@ impl Layer<'_> {
                 open.extend(&needs[at]);
             }
         }
-        let mut own: BTreeSet<usize> = BTreeSet::new();
+        // The experts' own launches, up to the one that adds up; those behind it open the next
+        // layer.
+        let mut own = BTreeSet::new();
         for at in 0..needs.len() {
-            if experts.contains(&at) || needs[at].iter().any(|need| own.contains(need)) {
+            let ends = |at: &usize| {
+                let spec = spec(self.plan, &self.function.launches[*at]);
+                matches!(spec, KernelSpec::Combine { .. } | KernelSpec::SpreadExperts(_))
+            };
+            let behind = needs[at].iter().any(|need| {
+                own.contains(need) && ends(need) || before.contains(need) && *need > experts[0]
+            });
+            if behind {
+                before.insert(at);
+            } else if experts.contains(&at) || needs[at].iter().any(|need| own.contains(need)) {
                 own.insert(at);
             }
         }
         let task = |at: usize| self.task(&self.function.launches[at], &self.report.launches[at]);
-        let planned = |at: &usize| {
-            matches!(spec(self.plan, &self.function.launches[*at]), KernelSpec::RoutePlan { .. })
-        };
         // The exchange sorts tokens itself.
-        let first: Work = before.iter().filter(|at| !planned(at)).map(|at| task(*at)).collect();
-        let others = (0..needs.len()).filter(|at| !before.contains(at) && !own.contains(at));
+        let sorts = |at: &usize| {
+            let spec = spec(self.plan, &self.function.launches[*at]);
+            matches!(spec, KernelSpec::RoutePlan { .. } | KernelSpec::ExchangeRoutes { .. })
+        };
+        let all = || (0..needs.len()).filter(|at| !sorts(at));
+        let others = all().filter(|at| !before.contains(at) && !own.contains(at)).map(task);
         let sums = own.iter().filter_map(|at| self.sum(*at));
-        (first, others.map(task).chain(sums).collect())
+        let first = all().filter(|at| before.contains(at)).map(task);
+        (first.collect(), others.chain(sums).collect())
     }
 
     /// For each launch, those whose results it reads.
@@ -168,7 +252,8 @@ impl Layer<'_> {
                 let roles = writes(spec(self.plan, launch));
                 let operands = || launch.operands.iter().zip(&roles);
                 let mut needs = BTreeSet::new();
-                for (operand, _) in operands().filter(|(_, writes)| !**writes) {
+                let read = operands().take(needed(spec(self.plan, launch)));
+                for (operand, _) in read.filter(|(_, writes)| !**writes) {
                     let Some(places) = written.get(&operand.buffer) else { continue };
                     // A whole that was written in pieces, or a piece of a whole.
                     let exact = places.get(&operand.offset.to_string()).copied();
@@ -185,9 +270,10 @@ impl Layer<'_> {
 
     /// What is left of a combine where results come back added up: adding the others.
     fn sum(&self, at: usize) -> Option<Task> {
-        let KernelSpec::Combine { adds, out, .. } = spec(self.plan, &self.function.launches[at])
-        else {
-            return None;
+        let (adds, out) = match spec(self.plan, &self.function.launches[at]) {
+            KernelSpec::Combine { adds, out, .. } => (adds, out),
+            KernelSpec::SpreadExperts(experts) => (&experts.adds, &experts.out),
+            _ => return None,
         };
         let elements = self.elements(out);
         let bytes = elements * out.dtype.bytes() as f64 * (adds.len() + 2) as f64;

@@ -11,7 +11,8 @@
 //! there are enough of them, the roles are refused. Roles that do not wait for `P` end sooner or
 //! later and make room. Not seen: other kernels on the same GPU.
 
-use moec_ir::{Diagnostic, Target};
+use moec_ir::plan::Geometry;
+use moec_ir::{Diagnostic, KernelSpec, Plan, Sizes, Target};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
@@ -131,6 +132,55 @@ pub fn check(roles: &[Role], target: &Target) -> Result<Residency, Vec<Diagnosti
     }
     let per_sm = roles.iter().map(|role| room.fits(Room::taken(role))).collect();
     Ok(Residency { per_sm })
+}
+
+/// Checks the launches of a plan whose CTAs wait for each other, once code generation has said how
+/// they are launched.
+///
+/// # Errors
+/// As of [`check`], for the plan's target.
+pub fn check_plan(plan: &Plan) -> Result<(), Vec<Diagnostic>> {
+    let launches = plan.kernels.iter().filter_map(|kernel| {
+        let geometry = kernel.geometry.as_ref()?;
+        let roles = roles(&kernel.spec, geometry, &plan.workload, &plan.target)?;
+        check(&roles, &plan.target).err()
+    });
+    let mistakes: Vec<Diagnostic> = launches.flatten().collect();
+    if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+}
+
+/// The roles of a launch whose CTAs wait for each other; `None` of others.
+fn roles(
+    spec: &KernelSpec,
+    geometry: &Geometry,
+    sizes: &Sizes,
+    target: &Target,
+) -> Option<Vec<Role>> {
+    let threads = geometry.block.iter().product::<u32>().max(1);
+    // Not known before ptxas, which gives a thread as many at most.
+    let registers = target.registers_per_sm / threads.next_multiple_of(WARP);
+    let role = |name: &str, ctas: u32, waits_for: &[usize]| Role {
+        name: name.into(),
+        ctas,
+        shared: geometry.shared_bytes,
+        registers: (registers / 8 * 8).min(MOST_REGISTERS),
+        threads,
+        cluster: geometry.cluster,
+        waits_for: waits_for.to_vec(),
+    };
+    match spec {
+        // Those that bring rows and results wait for those that multiply, and the other way round.
+        KernelSpec::SpreadExperts(experts) => {
+            let split = experts.split;
+            Some(vec![role("comm", split.comm, &[1]), role("compute", split.compute, &[0])])
+        }
+        // Each waits for one of another rank, which has to be resident there.
+        KernelSpec::ExchangeRoutes { .. } => {
+            let ctas = geometry.grid.iter().map(|extent| extent.eval(sizes)).product::<u64>();
+            Some(vec![role("routes", u32::try_from(ctas).unwrap_or(u32::MAX), &[0])])
+        }
+        _ => None,
+    }
 }
 
 /// E0807.

@@ -1,5 +1,7 @@
 //! DeepSeek-V3's published cells: what a rank does in a layer with routed experts.
 
+#![allow(dead_code, reason = "each program uses a part")]
+
 use moec_ir::{Phase, Ranks};
 use moec_passes::cost::{Attention, Product, Stream, Transfer};
 use moec_passes::partition::{Cell, Task, Work};
@@ -82,7 +84,18 @@ fn cell(phase: Phase, ranks: u32, tokens: f64, before: Work, transfer: Transfer)
 /// Prefill as in DeepSeek's profile (`profile_data_notes.csv`): 32 ranks, prompts of 4,096 tokens,
 /// 16,384 tokens of a rank, two micro-batches.
 pub(crate) fn prefill(transfer: Transfer) -> Cell {
-    let (sequences, length) = (4.0, 4_096.0);
+    of_sequences(32, 4.0, transfer)
+}
+
+/// The forward pass of DeepSeek's training profile (same table): 64 ranks, a sequence of 4,096
+/// tokens of each.
+pub(crate) fn training(transfer: Transfer) -> Cell {
+    of_sequences(64, 1.0, transfer)
+}
+
+/// Sequences of 4,096 tokens of a rank, causal, keys and values expanded.
+fn of_sequences(ranks: u32, sequences: f64, transfer: Transfer) -> Cell {
+    let length = 4_096.0;
     let tokens = sequences * length;
     let attention = Attention {
         sequences,
@@ -97,7 +110,7 @@ pub(crate) fn prefill(transfer: Transfer) -> Cell {
         bytes: tokens * HEADS * 2.0 * (2.0 * (NOPE + ROPE) + 2.0 * VALUE),
     };
     let core = [linear(tokens, HEADS * (NOPE + VALUE), KV_RANK), Task::Attention(attention)];
-    cell(Phase::Prefill, 32, tokens, around(tokens, &core), transfer)
+    cell(Phase::Prefill, ranks, tokens, around(tokens, &core), transfer)
 }
 
 /// Decoding as in DeepSeek's profile: 128 ranks, 128 requests of a rank, 4,096 tokens remembered,
