@@ -3,13 +3,16 @@
 //! `cargo xtask validate-model` runs it. Every row of a table in `data/published/` becomes a call
 //! of the model, or is named with the reason why it cannot: nothing is left out, and nothing here
 //! adjusts a prediction. In reading order: [`data`] (rows of a table), [`products`], [`attentions`],
-//! [`exchanges`] (rows to calls of the model), [`report`] (the page).
+//! [`exchanges`], [`splits`] (rows to calls of the model), [`report`] (the page).
 
 mod attentions;
+#[path = "../../tests/cells/mod.rs"]
+mod cells;
 mod data;
 mod exchanges;
 mod products;
 mod report;
+mod splits;
 
 use report::{Section, page};
 use std::path::{Path, PathBuf};
@@ -36,12 +39,13 @@ fn sections() -> Result<Vec<Section>, csv::Error> {
     let mut sections = products::sections()?;
     sections.extend(attentions::sections()?);
     sections.extend(exchanges::sections()?);
+    sections.extend(splits::sections()?);
     Ok(sections)
 }
 
 fn main() -> ExitCode {
-    let text = match sections() {
-        Ok(sections) => page(&sections),
+    let text = match sections().and_then(|sections| page(&sections)) {
+        Ok(text) => text,
         Err(error) => {
             eprintln!("validate-model: a table of `data/published/` cannot be read: {error}");
             return ExitCode::FAILURE;
@@ -71,7 +75,7 @@ mod tests {
     fn the_report_is_up_to_date() {
         let committed = fs::read_to_string(root().join(PAGE)).unwrap();
         assert!(
-            page(&sections().unwrap()) == committed,
+            page(&sections().unwrap()).unwrap() == committed,
             "`{PAGE}` is out of date; run `cargo xtask validate-model`"
         );
     }
@@ -89,6 +93,22 @@ mod tests {
             let error = predicted / measured - 1.0;
             assert!(error.abs() < 0.15, "{name}: {:.1} %", 100.0 * error);
         }
+    }
+
+    /// The published splits, and the aim of hiding what communicates in prefill.
+    #[test]
+    fn splits_come_out_as_published() {
+        let splits = splits::splits().unwrap();
+        let best = |name: &str| {
+            let split = splits.iter().find(|s| s.name.starts_with(name)).unwrap();
+            (split.published, split.solution.as_ref().unwrap().best().clone())
+        };
+        let (published, prefill) = best("prefill");
+        assert_eq!(published, 24);
+        assert!((16..=28).contains(&prefill.comm_sms.unwrap()) && prefill.hidden() >= 0.95);
+        let (published, decode) = best("decode");
+        assert_eq!((published, decode.comm_sms), (0, Some(0)));
+        assert!((4..=8).contains(&splits::second().best().comm_sms.unwrap()));
     }
 
     #[test]
