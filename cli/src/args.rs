@@ -4,6 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use moec_ir::{Phase, Ranks, Target};
+use moec_runtime::simulate::Routing;
 use std::path::PathBuf;
 
 /// Compiles models of the MoE / MLA family to PTX for Hopper GPUs, and runs them.
@@ -16,6 +17,7 @@ Examples:
   moec explain lite.moe --phase decode          which kernels run, and which rules led to them
   moec build lite.moe -o lite.artefact          PTX and plan, for `moec generate` elsewhere
   moec generate lite.moe --weights DeepSeek-V2-Lite --prompt 'In the beginning'
+  moec simulate tiny.moe --ranks 8 --ranks-per-node 4      do ranks agree, whatever the schedule?
 
 Without a GPU everything runs on the built-in emulator, which executes the same PTX.
 Exit status: 0 done, 1 a mistake in the input, 2 a mistake in the command line.")]
@@ -43,6 +45,8 @@ pub(crate) enum Command {
     Logits(LogitsArgs),
     /// Continues a prompt.
     Generate(GenerateArgs),
+    /// Runs a model on emulated ranks in many orders of events and compares the results.
+    Simulate(SimulateArgs),
     /// Measures what FP8 products lose in each linear map.
     Numerics(NumericsArgs),
     /// Runs one kernel on the emulator, as a JSON file describes.
@@ -265,6 +269,74 @@ pub(crate) struct LogitsArgs {
     /// File to write: the tensor `logits`, [B, S, vocab] float32.
     #[arg(short, long, value_name = "OUT.safetensors", value_hint = ValueHint::FilePath)]
     pub(crate) output: PathBuf,
+}
+
+/// Which experts tokens go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoutingName {
+    /// Those that the model chooses; ranks have different numbers of tokens, and one has none.
+    Model,
+    /// All experts equally often.
+    Balanced,
+    /// As many experts of a single rank as a token can choose.
+    OneRank,
+    /// Balanced, and an expert of each rank that no token chooses.
+    EmptyExpert,
+    /// As one-rank, with memory for no more rows than come.
+    ExactCapacity,
+    /// Log-normal, with a standard deviation of 1.
+    LogNormal,
+}
+
+impl RoutingName {
+    pub(crate) fn of(self) -> Routing {
+        match self {
+            Self::Model => Routing::Model,
+            Self::Balanced => Routing::Balanced,
+            Self::OneRank => Routing::OneRank,
+            Self::EmptyExpert => Routing::EmptyExpert,
+            Self::ExactCapacity => Routing::ExactCapacity,
+            Self::LogNormal => Routing::LogNormal,
+        }
+    }
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  moec simulate tiny.moe --weights tiny --ranks 8 --ranks-per-node 4
+  moec simulate tiny.moe --ranks 4 --routing one-rank --tokens 8      random weights
+  moec simulate tiny.moe --ranks 4 --only-schedule 17                 repeats what failed
+
+A prefill and a decode step run on emulated GPUs, once in the order of numbers and then under
+seeded schedules, which order warps, CTAs and ranks otherwise and hold ranks back. All must give
+the same bits. One rank alone must give the same bits too where the ranks lie on one node, and
+nearly the same where sums are rounded between nodes. A hang is told as who waits for whom.")]
+pub(crate) struct SimulateArgs {
+    /// The model.
+    #[arg(value_name = "M.moe", value_hint = ValueHint::FilePath)]
+    pub(crate) model: PathBuf,
+    /// Folder of the checkpoint; random weights if not given.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) weights: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) compile: CompileArgs,
+    /// How many schedules.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) schedules: u64,
+    /// Runs this schedule alone, as a failure names it.
+    #[arg(long, value_name = "SEED")]
+    pub(crate) only_schedule: Option<u64>,
+    /// Which experts tokens go to: by changing the weights of routers, so that they choose so.
+    #[arg(long, value_enum, default_value_t = RoutingName::Model)]
+    pub(crate) routing: RoutingName,
+    /// Tokens of each rank in the prefill.
+    #[arg(long, value_name = "T", default_value_t = 4)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub(crate) tokens: u64,
+    /// Decides tokens, random weights and routing; not the schedules.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
 }
 
 #[derive(Args)]

@@ -6,6 +6,8 @@ mod generate;
 mod import;
 mod logits;
 mod numerics;
+mod place;
+mod simulate;
 mod source;
 
 pub(crate) use build::{build, explain, rules};
@@ -14,4 +16,5 @@ pub(crate) use generate::generate;
 pub(crate) use import::import;
 pub(crate) use logits::logits;
 pub(crate) use numerics::numerics;
+pub(crate) use simulate::simulate;
 pub(crate) use source::{check, fmt};

@@ -38,6 +38,7 @@ fn run(command: Command) -> Result<(), failure::Failure> {
         Command::Explain(args) => commands::explain(&args),
         Command::Logits(args) => commands::logits(&args),
         Command::Generate(args) => commands::generate(&args),
+        Command::Simulate(args) => commands::simulate(&args),
         Command::Numerics(args) => commands::numerics(&args),
         Command::Emulate(args) => commands::emulate(&args),
         Command::Rules => commands::rules(),

@@ -27,6 +27,18 @@ impl Work {
         Self { what: what.to_owned(), begin: Instant::now(), bar }
     }
 
+    /// So many things of so many are done.
+    pub(crate) fn count(&self, done: u64, total: u64) {
+        let Some(bar) = &self.bar else { return };
+        if bar.length() != Some(total) {
+            if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}") {
+                bar.set_style(style);
+            }
+            bar.set_length(total);
+        }
+        bar.set_position(done);
+    }
+
     /// So many bytes of so many are done.
     pub(crate) fn bytes(&self, done: u64, total: u64) {
         let Some(bar) = &self.bar else { return };

@@ -42,9 +42,10 @@ fn written(folder: &tempfile::TempDir, name: &str, content: &str) -> String {
 
 #[test]
 fn help_teaches_by_examples() {
-    for command in
-        ["import", "fmt", "build", "explain", "logits", "generate", "numerics", "emulate"]
-    {
+    for command in [
+        "import", "fmt", "build", "explain", "logits", "generate", "simulate", "numerics",
+        "emulate",
+    ] {
         let help = ok(&[command, "--help"]);
         assert!(help.contains("Examples:") && help.contains(&format!("moec {command} ")), "{help}");
     }

@@ -21,7 +21,7 @@
 //! In reading order: [`artefact`] and [`weights`] (what is loaded), [`device`] (what runs
 //! it), [`engine`] and [`session`] (how a model is stepped), [`group`] (the same with its experts spread
 //! over several devices), [`reference`](mod@reference) (the same in
-//! float64, without kernels), [`numerics`](mod@numerics) (what FP8 loses), [`tokenizer`], [`sampling`] and [`generate`](mod@generate) (text).
+//! float64, without kernels), [`simulate`] (whether schedules agree), [`numerics`](mod@numerics) (what FP8 loses), [`tokenizer`], [`sampling`] and [`generate`](mod@generate) (text).
 
 pub mod artefact;
 pub mod device;
@@ -32,6 +32,7 @@ pub mod numerics;
 pub mod reference;
 pub mod sampling;
 pub mod session;
+pub mod simulate;
 pub mod tokenizer;
 pub mod weights;
 

@@ -6,11 +6,13 @@
 mod checkpoint;
 mod convert;
 mod demand;
+mod random;
 
 pub use checkpoint::{Checkpoint, Tensor, tensor_from_file, tensor_names};
 pub use convert::{can_convert, convert, dequantize, to_f64};
 pub(crate) use demand::param_tensors;
 pub use demand::{Demand, fill};
+pub use random::random;
 
 use crate::Result;
 use moec_ir::DType;

@@ -8,16 +8,34 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An open checkpoint.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checkpoint {
     folder: PathBuf,
-    files: Vec<Mmap>,
+    files: Vec<Bytes>,
     entries: BTreeMap<String, Entry>,
 }
 
-#[derive(Debug)]
+/// Where tensors lie.
+#[derive(Clone, Debug)]
+enum Bytes {
+    Mapped(Arc<Mmap>),
+    Held(Arc<[u8]>),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(file) => file,
+            Self::Held(bytes) => bytes,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
 struct Entry {
     file: usize,
     dtype: Dtype,
@@ -112,7 +130,31 @@ impl Checkpoint {
                 return fail(Diagnostic::error("E0605", message));
             }
         }
-        self.files.push(map);
+        self.files.push(Bytes::Mapped(Arc::new(map)));
+        Ok(())
+    }
+
+    /// One without files: tensors come from [`Checkpoint::put`]. `name` stands for its folder.
+    pub fn in_memory(name: &str) -> Self {
+        Self::empty(Path::new(name))
+    }
+
+    /// Adds a tensor, or replaces the one of that name; files stay as they are.
+    ///
+    /// # Errors
+    /// E0603 where the bytes are not as many as the type and shape take.
+    pub fn put(&mut self, name: &str, dtype: Dtype, shape: &[u64], bytes: Vec<u8>) -> Result<()> {
+        let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+        let wanted = elements.and_then(|n| n.checked_mul(dtype.bitsize() as u64)).map(|n| n / 8);
+        if wanted != Some(bytes.len() as u64) {
+            let message =
+                format!("`{name}` has {} bytes, not those of {dtype} {shape:?}", bytes.len());
+            return fail(Diagnostic::error("E0603", message));
+        }
+        let range = 0..bytes.len();
+        let entry = Entry { file: self.files.len(), dtype, shape: shape.to_vec(), range };
+        self.entries.insert(name.to_owned(), entry);
+        self.files.push(Bytes::Held(bytes.into()));
         Ok(())
     }
 
