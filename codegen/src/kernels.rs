@@ -80,7 +80,8 @@ pub(crate) fn design(
             gemm::design(Factors::plain(a, w), add.as_ref(), c, step, target)
         }
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, block, promote_every } => {
-            let factors = Factors::scaled([a, a_scale, w, w_scale], *block, *promote_every);
+            let a = (a, a_scale.as_ref());
+            let factors = Factors::scaled(a, [w, w_scale], *block, *promote_every);
             gemm::design(factors, add.as_ref(), c, step, target)
         }
         KernelSpec::Quantize { x, q, scale, block, format } => {
@@ -137,7 +138,8 @@ pub(crate) fn design(
             block,
             promote_every,
         } => {
-            let factors = Factors::scaled([a, a_scale, w, w_scale], *block, *promote_every);
+            let a = (a, a_scale.as_ref());
+            let factors = Factors::scaled(a, [w, w_scale], *block, *promote_every);
             grouped_gemm::design(factors, c, *top_k, step, target)
         }
         KernelSpec::MaskedGemm { a, w, c, expected } => {
@@ -153,7 +155,8 @@ pub(crate) fn design(
             block,
             promote_every,
         } => {
-            let factors = Factors::scaled([a, a_scale, w, w_scale], *block, *promote_every);
+            let a = (a, Some(a_scale));
+            let factors = Factors::scaled(a, [w, w_scale], *block, *promote_every);
             masked_gemm::design(factors, c, *expected, step, target)
         }
         KernelSpec::WeightGradient {

@@ -20,4 +20,5 @@ mod numerics {
     pub(crate) mod scaled;
     pub(crate) mod tiles;
     pub(crate) mod traffic;
+    pub(crate) mod widened;
 }

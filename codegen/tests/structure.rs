@@ -244,7 +244,7 @@ fn scales_that_do_not_cover_their_numbers_are_refused() {
     });
     refused(&|spec| {
         let KernelSpec::ScaledGemm { a_scale, .. } = spec else { panic!() };
-        a_scale.dtype = DType::Bf16;
+        a_scale.as_mut().unwrap().dtype = DType::Bf16;
     });
     refused(&|spec| {
         let KernelSpec::ScaledGemm { w_scale, .. } = spec else { panic!() };

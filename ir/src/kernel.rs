@@ -99,12 +99,12 @@ pub enum KernelSpec {
     },
     /// [`KernelSpec::Gemm`] of FP8 operands with scales (DeepSeek-V3 3.3.2): `c[b, m, n] = sum_j
     /// a_scale[b, m, j] * w_scale[b, n / r, j] * sum_(k of block j) a[b, m, k] * w[b, n, k]
-    /// (+ add[b, m, n])`. Operands: a, a_scale, w, w_scale, \[add\], c.
+    /// (+ add[b, m, n])`. Operands: a, \[a_scale\], w, w_scale, \[add\], c.
     ScaledGemm {
-        /// `[batch, M, K]` f8e4m3
+        /// `[batch, M, K]` f8e4m3; without scales numbers of any other type.
         a: View,
-        /// `[batch, M, ceil(K / columns)]` f32
-        a_scale: View,
+        /// `[batch, M, ceil(K / columns)]` f32; 1 where there are none.
+        a_scale: Option<View>,
         /// `[batch, N, K]` f8e4m3
         w: View,
         /// `[batch, ceil(N / r), ceil(K / columns)]` f32
@@ -120,13 +120,13 @@ pub enum KernelSpec {
         promote_every: u64,
     },
     /// [`KernelSpec::GroupedGemm`] of FP8 operands with scales, as [`KernelSpec::ScaledGemm`].
-    /// Operands: a, a_scale, w, w_scale, route, c.
+    /// Operands: a, \[a_scale\], w, w_scale, route, c.
     ScaledGroupedGemm {
-        /// `[T, k or 1, K]` f8e4m3; of size 1 in the middle where all experts of a token read
-        /// one row.
+        /// `[T, k or 1, K]` f8e4m3, without scales numbers of any other type; of size 1 in the
+        /// middle where all experts of a token read one row.
         a: View,
-        /// `[T, k or 1, ceil(K / columns)]` f32
-        a_scale: View,
+        /// `[T, k or 1, ceil(K / columns)]` f32; 1 where there are none.
+        a_scale: Option<View>,
         /// `[E, N, K]` f8e4m3
         w: View,
         /// `[E, ceil(N / r), ceil(K / columns)]` f32

@@ -29,6 +29,10 @@ use moec_ir::{DType, Dim, Op, Ranks, Sizes, Sym, TensorType};
 
 /// float32 operations that a special function (`ex2`, `rcp`, a comparison chain) stands for.
 const SPECIAL_FLOPS: f64 = 4.0;
+/// Numbers of 16 bits that a float32 is multiplied as (`codegen/src/kernels/hopper/widened.rs`).
+const TERMS_OF_F32: f64 = 3.0;
+/// Products of those that a product of two is the sum of.
+const PRODUCTS_OF_F32: f64 = 6.0;
 
 /// What costs are weighed for.
 #[derive(Clone, Debug)]
@@ -120,10 +124,12 @@ impl CostModel {
             Kernel::HeadGemm => self.product(&ty(0).shape[0], [ty(0), ty(1), out], bytes),
             Kernel::GroupedGemm { top_k } => self.grouped([ty(0), ty(1), out], *top_k, bytes),
             Kernel::ScaledGemm { .. } | Kernel::ScaledGemmAdd { .. } => {
-                self.product(&rows(ty(0)), [ty(0), ty(2), out], bytes)
+                let at_w = kernel.scaled(operands.len()).map_or(2, |at| at.w);
+                self.product(&rows(ty(0)), [ty(0), ty(at_w), out], bytes)
             }
             Kernel::ScaledGroupedGemm { top_k, .. } => {
-                self.grouped([ty(0), ty(2), out], *top_k, bytes)
+                let at_w = kernel.scaled(operands.len()).map_or(2, |at| at.w);
+                self.grouped([ty(0), ty(at_w), out], *top_k, bytes)
             }
             Kernel::Quantize { block, .. } => quantized(*block, 1),
             Kernel::RmsNormQuantize { block, .. } => quantized(*block, 2),
@@ -185,8 +191,8 @@ impl CostModel {
         self.multiplied(active, rows, matrix, [a, w, c], bytes - idle)
     }
 
-    /// Products on tensor cores, or on CUDA cores where the sum of FP8 products may not be left
-    /// to those.
+    /// Products on tensor cores: where the sum of FP8 products may not be left to those, or one
+    /// factor is a float32, of several of 16 bits; of float32 and another type on CUDA cores.
     fn multiplied(
         &self,
         batch: f64,
@@ -195,12 +201,16 @@ impl CostModel {
         [a, w, c]: [&TensorType; 3],
         bytes: f64,
     ) -> Estimate {
-        let element = a.dtype.bytes() as f64;
-        if a.dtype == DType::F8e4m3 && self.promote_every == Some(1) {
-            return self.stream(bytes, 2.0 * batch * rows * matrix);
-        }
+        let (element, terms) = match (a.dtype, w.dtype) {
+            (DType::F32, DType::F8e4m3) => (2.0, TERMS_OF_F32),
+            (DType::F32, DType::F32) => (2.0, PRODUCTS_OF_F32),
+            (DType::F32, _) => return self.stream(bytes, 2.0 * batch * rows * matrix),
+            (DType::F8e4m3, _) if self.promote_every == Some(1) => (2.0, 1.0),
+            (other, _) => (other.bytes() as f64, 1.0),
+        };
         let depth = w.shape.last().map_or(1.0, |k| self.size(k)).max(1.0);
         let (columns, result) = (matrix / depth, c.dtype.bytes() as f64);
+        let depth = terms * depth;
         let product = Product { batch, rows, columns, depth, element, result, bytes };
         product.estimate(&self.machine, Tiles::OURS)
     }

@@ -92,17 +92,18 @@ pub(crate) enum Kernel {
         /// How scales are rounded.
         scales: ScaleFormat,
     },
-    /// `(x, x scale, w, w scale)`: [`Op::Linear`] of dequantised operands.
+    /// `(x, [x scale], w, w scale)`: [`Op::Linear`] of dequantised operands, or of an `x` that never
+    /// was quantised.
     ScaledGemm {
         /// Rows and columns of a block of the weight.
         block: [u64; 2],
     },
-    /// `(x, x scale, w, w scale, add)`: the same and a residual.
+    /// `(x, [x scale], w, w scale, add)`: the same and a residual.
     ScaledGemmAdd {
         /// Rows and columns of a block of the weight.
         block: [u64; 2],
     },
-    /// `(x, x scale, w, w scale, route)`: [`Op::ExpertLinear`] of dequantised operands.
+    /// `(x, [x scale], w, w scale, route)`: [`Op::ExpertLinear`], as [`Kernel::ScaledGemm`].
     ScaledGroupedGemm {
         /// Experts chosen per token.
         top_k: u64,
@@ -253,6 +254,38 @@ pub(crate) struct Router {
     pub(crate) normalize: bool,
     /// Factor on the weights.
     pub(crate) scale: Real,
+}
+
+/// A product of quantised weights: which operands are what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScaledOperands {
+    /// The scales of `x`, where it has some.
+    pub(crate) x_scale: Option<usize>,
+    /// The weight; its scales follow, then what is added or the route.
+    pub(crate) w: usize,
+    /// Rows and columns of a block of the weight.
+    pub(crate) block: [u64; 2],
+    /// Experts chosen per token; 1 where there are none.
+    pub(crate) top_k: u64,
+}
+
+impl Kernel {
+    /// The operands of a product of quantised weights that has `count` of them; `None` where this
+    /// is no such product.
+    pub(crate) fn scaled(&self, count: usize) -> Option<ScaledOperands> {
+        let (block, top_k, others) = match self {
+            Self::ScaledGemm { block } => (*block, 1, 0),
+            Self::ScaledGemmAdd { block } => (*block, 1, 1),
+            Self::ScaledGroupedGemm { top_k, block } => (*block, *top_k, 1),
+            _ => return None,
+        };
+        let (x_scale, w) = match count.checked_sub(others)? {
+            3 => (None, 1),
+            4 => (Some(1), 2),
+            _ => return None,
+        };
+        Some(ScaledOperands { x_scale, w, block, top_k })
+    }
 }
 
 impl Node {

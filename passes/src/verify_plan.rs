@@ -88,13 +88,13 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
             vec![read(x), write(q), write(scale)]
         }
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, .. } => {
-            let factors = [a, a_scale, w, w_scale].into_iter();
+            let factors = [a].into_iter().chain(a_scale).chain([w, w_scale]);
             factors.chain(add).map(read).chain([write(c)]).collect()
         }
         KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, top_k, .. } => {
             let pairs = c.shape[0].clone() * *top_k;
             let route = index(w.shape[0].clone() + Dim::from(1) + pairs);
-            let factors = [a, a_scale, w, w_scale].into_iter().map(read);
+            let factors = [a].into_iter().chain(a_scale).chain([w, w_scale]).map(read);
             factors.chain([route, write(c)]).collect()
         }
         KernelSpec::MaskedGemm { a, w, c, .. } => {

@@ -4,6 +4,11 @@ use super::{Builder, F32, I32, Ptr, Val, bug};
 use melior::ir::{Type, Value};
 use moec_ir::DType;
 
+/// `cvt.rn.f16x2.e4m3x2`.
+const E4M3_PAIR: &str = "llvm.nvvm.e4m3x2.to.f16x2.rn";
+/// `cvt.rn.f16x2.e5m2x2`.
+const E5M2_PAIR: &str = "llvm.nvvm.e5m2x2.to.f16x2.rn";
+
 impl<'k> Ptr<'k> {
     /// `count` consecutive elements as float32; `count` is a power of two and the address is
     /// aligned to `count` elements or 16 bytes, whichever is less.
@@ -91,6 +96,20 @@ impl<'k> F32<'k> {
 }
 
 impl<'k> I32<'k> {
+    /// The four FP8 numbers of a word in two words of two numbers of 16 bits each, exactly.
+    pub(crate) fn widened_f8(self, from: DType, to: DType) -> [Self; 2] {
+        let b = self.b;
+        let name = if from == DType::F8e4m3 { E4M3_PAIR } else { E5M2_PAIR };
+        [self, self >> 16].map(|word| {
+            let pair: Val<'k, u16> = word.apply("arith.trunci", &[], &[]);
+            let wide = b.intrinsic(name, &[pair.raw], b.vector(2, b.types.f16));
+            match to {
+                DType::F16 => Val::new(b, b.value("llvm.bitcast", &[wide], b.types.i32, &[])),
+                _ => pack(to, &b.halves(wide)),
+            }
+        })
+    }
+
     /// The elements that a 32-bit word holds, lowest first.
     fn unpack(self, dtype: DType) -> Vec<F32<'k>> {
         let b = self.b;
@@ -117,10 +136,7 @@ impl<'k> I32<'k> {
 impl<'k> Val<'k, u16> {
     /// Two FP8 numbers, exactly: `cvt.rn.f16x2.e4m3x2`, then `cvt.f32.f16`.
     fn unpack_f8(self, dtype: DType) -> Vec<F32<'k>> {
-        let name = match dtype {
-            DType::F8e4m3 => "llvm.nvvm.e4m3x2.to.f16x2.rn",
-            _ => "llvm.nvvm.e5m2x2.to.f16x2.rn",
-        };
+        let name = if dtype == DType::F8e4m3 { E4M3_PAIR } else { E5M2_PAIR };
         let b = self.b;
         b.halves(b.intrinsic(name, &[self.raw], b.vector(2, b.types.f16)))
     }

@@ -33,17 +33,23 @@ impl<'k> Builder<'k> {
     /// from bit 62 (1: 128-byte swizzle). A step of `n` bytes along `k` or of 1024 * `n` along the
     /// rows adds `n / 16` resp. `64 * n`.
     pub(crate) fn wgmma_descriptor(&'k self, address: I32<'k>) -> I64<'k> {
+        self.wgmma_descriptor_at(address >> 4)
+    }
+
+    /// As [`Builder::wgmma_descriptor`], of the lower word alone: the address in 16 bytes, and steps
+    /// from there. Added to that, in 32 bits, steps have no carry into the upper word to work out.
+    pub(crate) fn wgmma_descriptor_at(&'k self, lower: I32<'k>) -> I64<'k> {
         const STRIDE: u64 = 8 * ROW_BYTES / 16;
         const SWIZZLE_128: u64 = 1;
         let layout = (STRIDE << 32 | SWIZZLE_128 << 62).cast_signed();
-        (address >> 4).wide() + layout
+        lower.wide() + layout
     }
 
     /// As [`Builder::wgmma_descriptor`], of a matrix whose rows follow `k`: 64 columns in each row of
     /// 128 bytes, the next 64 columns `panel` bytes further ("leading dimension byte offset", from
     /// bit 16). A step of 8 along `k` adds 64.
     pub(crate) fn wgmma_descriptor_across(&'k self, address: I32<'k>, panel: u64) -> I64<'k> {
-        self.wgmma_descriptor(address) + ((panel / 16) << 16).cast_signed()
+        self.wgmma_descriptor(address) + i64::from(leading(panel))
     }
 
     /// Orders accesses to the registers of `sums` before the products that follow, which must use
@@ -113,6 +119,23 @@ impl<'k> Builder<'k> {
         self.assembly_in_place(&text, sums, &form.constraints, &operands)
     }
 
+    /// `sums + a * wᵀ` over 16 numbers along `k`, `a * wᵀ` in the registers of `sums` where `adds` is
+    /// 0: `a` in registers as for [`Builder::wgmma_of_registers`], `w` as for [`Builder::wgmma`]; the
+    /// same instruction.
+    pub(crate) fn wgmma_of_registers_along(
+        &'k self,
+        dtype: DType,
+        columns: u64,
+        (a, w): ([I32<'k>; 4], I64<'k>),
+        sums: &[F32<'k>],
+        adds: I32<'k>,
+    ) -> Vec<F32<'k>> {
+        let form = Form { left: 4, constraints: "r,r,r,r,l,r".into(), transposed: false };
+        let operands: Vec<_> = a.iter().map(|a| a.raw).chain([w.raw, adds.raw]).collect();
+        let text = mma_async(dtype, columns, &form);
+        self.assembly_in_place(&text, sums, &form.constraints, &operands)
+    }
+
     /// `sums + a * w` for 16 rows of `w`, which a descriptor of
     /// [`Builder::wgmma_descriptor_across`] names; `a` in shared memory as for [`Builder::wgmma`];
     /// the same instruction.
@@ -143,6 +166,11 @@ impl<'k> Builder<'k> {
     pub(crate) fn hold(&'k self, words: &[I32<'k>]) -> Vec<I32<'k>> {
         self.assembly_in_place("", words, "", &[])
     }
+}
+
+/// What a descriptor's lower word has beside the address, where panels are so many bytes apart.
+pub(crate) fn leading(panel: u64) -> i32 {
+    i32::try_from((panel / 16) << 16).unwrap_or_else(|e| bug(e))
 }
 
 /// The instruction: sums, the left operand, the descriptor of the right one, whether sums are kept.

@@ -40,8 +40,13 @@ pub(super) fn check(spec: &KernelSpec) -> Result<(), Diagnostic> {
             scaled(family, q, scale, [1, *block])
         }
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, block, .. }
-        | KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, block, .. }
-        | KernelSpec::ScaledMaskedGemm { a, a_scale, w, w_scale, block, .. } => {
+        | KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, block, .. } => {
+            if let Some(a_scale) = a_scale {
+                scaled(family, a, a_scale, [1, block[1]])?;
+            }
+            scaled(family, w, w_scale, *block)
+        }
+        KernelSpec::ScaledMaskedGemm { a, a_scale, w, w_scale, block, .. } => {
             scaled(family, a, a_scale, [1, block[1]])?;
             scaled(family, w, w_scale, *block)
         }
@@ -112,10 +117,12 @@ fn views(spec: &KernelSpec) -> Vec<(&View, usize)> {
         KernelSpec::Quantize { x, q, scale, .. }
         | KernelSpec::QuantizeTransposed { x, q, scale, .. } => vec![(x, 2), (q, 2), (scale, 2)],
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, .. } => {
-            [a, a_scale, w, w_scale, c].into_iter().chain(add).map(|v| (v, 3)).collect()
+            [a, w, w_scale, c].into_iter().chain(a_scale).chain(add).map(|v| (v, 3)).collect()
         }
-        KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, .. }
-        | KernelSpec::ScaledMaskedGemm { a, a_scale, w, w_scale, c, .. } => {
+        KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, .. } => {
+            [a, w, w_scale, c].into_iter().chain(a_scale).map(|v| (v, 3)).collect()
+        }
+        KernelSpec::ScaledMaskedGemm { a, a_scale, w, w_scale, c, .. } => {
             [a, a_scale, w, w_scale, c].map(|v| (v, 3)).into()
         }
         KernelSpec::WeightGradient { dy, dy_scale, x, x_scale, dw, .. } => {

@@ -96,7 +96,10 @@ impl Columns {
                     let scale = of_a * of_w;
                     xs.into_iter().map(|x| x * scale).collect()
                 }
-                _ => xs,
+                (Some(scale), None) | (None, Some(scale)) => {
+                    xs.into_iter().map(|x| x * scale).collect()
+                }
+                (None, None) => xs,
             }
         };
         let rows: Vec<Vec<F32<'k>>> = a.iter().map(load).collect();

@@ -27,8 +27,8 @@ pub(super) struct Places {
 /// Where the scales of FP8 factors lie.
 #[derive(Clone, Debug)]
 pub(super) struct Scales {
-    /// A scale per row of `a` and block of columns.
-    pub(super) a: View,
+    /// A scale per row of `a` and block of columns, where `a` is FP8.
+    pub(super) a: Option<View>,
     /// A scale per block of `w`.
     pub(super) w: View,
     /// Rows and columns of a block of `w`; a block of `a` is one row of as many columns.
@@ -44,14 +44,17 @@ impl Factors {
         Self { a: a.clone(), w: w.clone(), scales: None, places }
     }
 
-    /// FP8 factors; views in the order of their operands: a, its scales, w, its scales.
+    /// FP8 factors, of which `a` may be of another type and have no scales; views in the order of
+    /// their operands: a, its scales, w, its scales.
     pub(super) fn scaled(
-        [a, a_scale, w, w_scale]: [&View; 4],
+        (a, a_scale): (&View, Option<&View>),
+        [w, w_scale]: [&View; 2],
         block: [u64; 2],
         promote_every: u64,
     ) -> Self {
-        let scales = Scales { a: a_scale.clone(), w: w_scale.clone(), block, promote_every };
-        let places = Places { a: 0, a_scale: 1, w: 2, w_scale: 3 };
+        let scales = Scales { a: a_scale.cloned(), w: w_scale.clone(), block, promote_every };
+        let at_w = 1 + usize::from(a_scale.is_some());
+        let places = Places { a: 0, a_scale: at_w - 1, w: at_w, w_scale: at_w + 1 };
         Self { scales: Some(scales), places, ..Self::plain(a, w) }
     }
 
@@ -67,7 +70,12 @@ impl Factors {
 
     /// How many operands these are: the kernel's first, where nothing else is said.
     pub(super) fn operands(&self) -> usize {
-        if self.scales.is_some() { 4 } else { 2 }
+        2 + usize::from(self.scales.is_some()) + usize::from(self.scales_of_a().is_some())
+    }
+
+    /// The scales of `a`, where it has some.
+    pub(super) fn scales_of_a(&self) -> Option<&View> {
+        self.scales.as_ref()?.a.as_ref()
     }
 
     /// The operands of the kernel under construction.
@@ -79,7 +87,7 @@ impl Factors {
         };
         let (scales, places) = (self.scales.as_ref(), self.places);
         Bound {
-            a: matrix(places.a, &self.a, places.a_scale, scales.map(|s| &s.a)),
+            a: matrix(places.a, &self.a, places.a_scale, self.scales_of_a()),
             w: matrix(places.w, &self.w, places.w_scale, scales.map(|s| &s.w)),
         }
     }

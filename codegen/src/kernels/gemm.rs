@@ -27,7 +27,6 @@ pub(super) fn design(
 ) -> Box<dyn Design> {
     let rows = c.shape[1].eval(&step.sizes);
     if rows > FEW_ROWS
-        && factors.sum_by_blocks()
         && let Some(design) = hopper::design(&factors, add, c, step, target)
     {
         return Box::new(design);

@@ -41,7 +41,6 @@ pub(super) fn design(
     // Experts that have rows at all share them; few tokens reach few experts.
     let rows = pairs.div_ceil(experts.min(pairs).max(1));
     if rows > ONE_BY_ONE
-        && factors.sum_by_blocks()
         && let Some(design) = hopper::grouped(&factors, c, top_k, rows, step, target)
     {
         return Box::new(design);

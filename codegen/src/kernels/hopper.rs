@@ -8,8 +8,8 @@
 //!
 //! In reading order: `operand` (which matrices tensor copies can read), `tile` (sizes, the choice
 //! of them, the layout of shared memory), `schedule` (which tile is next), `ring` (the stages),
-//! `plain` and `scaled` (the products of 16-bit types and of FP8 with scales), `consumer` (those of
-//! a tile), `results` (from registers to memory) and `panels` (the same through shared memory),
+//! `plain` and `scaled` (the products of 16-bit types and of FP8 with scales), `widened` (operands
+//! that tensor cores take in another type), `consumer` (the products of a tile), `results` (from registers to memory) and `panels` (the same through shared memory),
 //! `dense` (the kernel); for one matrix per expert `expert_tiles` (which tile is next), `gather`
 //! (routed rows into stages), `grouped` (the kernel of rows that lie anywhere), `masked` (of rows
 //! that each expert has a place for). For gradients of weights `rounds` (steps whose number the
@@ -31,6 +31,7 @@ mod rounds;
 mod scaled;
 mod schedule;
 mod tile;
+mod widened;
 
 pub(super) use dense::design;
 pub(super) use expert_tiles::{ExpertTile, ExpertTiles, Rows};
@@ -39,3 +40,4 @@ pub(super) use grouped::{Load, Sorted, SortedRows, design as grouped};
 pub(super) use masked::design as masked;
 pub(super) use operand::tensor_map;
 pub(super) use tile::SCALE_BLOCK;
+pub(super) use widened::widens;

@@ -161,13 +161,15 @@ impl Lanes {
         for (i, row) in a.iter().enumerate() {
             let xs = load(row.data, &product.a);
             let sums = &mut sums[i * columns.len()..][..columns.len()];
-            let Some(scale) = product.a.scale(row.scale, k) else {
+            let of_row = product.a.scale(row.scale, k);
+            if scales.is_empty() {
                 for (sum, ws) in sums.iter_mut().zip(&columns) {
                     *sum = xs.iter().zip(ws).fold(*sum, |sum, (&x, &y)| x.fma(y, sum));
                 }
                 continue;
-            };
-            let scales: Vec<F32<'k>> = scales.iter().map(|&s| s * scale).collect();
+            }
+            let scaled = |&s: &F32<'k>| of_row.map_or(s, |of_row| s * of_row);
+            let scales: Vec<F32<'k>> = scales.iter().map(scaled).collect();
             for (j, (sum, ws)) in sums.iter_mut().zip(&columns).enumerate() {
                 let first = xs[0] * ws[0];
                 let part = xs.iter().zip(ws).skip(1).fold(first, |sum, (&x, &y)| x.fma(y, sum));

@@ -12,8 +12,10 @@ pub struct Tiles {
     pub cluster: [u64; 2],
     /// Columns of the results: rows of a matrix of weights.
     pub n: u64,
-    /// Bytes of a row of either factor.
+    /// Bytes of a row of weights.
     pub row_bytes: u64,
+    /// Bytes of a row of activations.
+    pub row_bytes_of_a: u64,
     /// Bytes of the scales of a row of activations; 0 without.
     pub scale_bytes: u64,
     /// Bytes of a result.
@@ -42,7 +44,7 @@ impl Tiles {
         let all: u64 = rows.iter().sum();
         let down: u64 = rows.iter().map(|rows| rows.div_ceil(self.rows * below)).sum();
         Movement {
-            factors: (across * all + down * self.n) * self.row_bytes,
+            factors: across * all * self.row_bytes_of_a + down * self.n * self.row_bytes,
             scales: across * beside * all * self.scale_bytes,
             results: all * self.n * self.result_bytes,
         }

@@ -163,7 +163,7 @@ impl Product {
         let n = w.shape[w.shape.len() - 2].clone();
         let (mut a, mut w) = (Side::new(a), Side::new(w));
         if let Some(scales) = scales {
-            a = a.scaled(&scales.a, [1, scales.block[1]]);
+            a = scales.a.iter().fold(a, |a, scale| a.scaled(scale, [1, scales.block[1]]));
             w = w.scaled(&scales.w, scales.block);
         }
         let width = a.along(&k).min(w.along(&k));

@@ -6,6 +6,7 @@ mod gradients;
 mod masked;
 mod routing;
 mod scaled;
+mod widened;
 
 pub(crate) use attention::{
     attentions, attentions_in_chunks, latent_attentions, packed_attentions, paged_attentions,
@@ -18,6 +19,7 @@ pub(crate) use scaled::{
     norm_quantizations, pointwise_quantizations, quantizations, scaled_experts, scaled_gemms,
     transposed_quantizations, wide_experts, wide_gemms,
 };
+pub(crate) use widened::{wide_widened_gemms, widened_experts, widened_f32s, widened_gemms};
 
 use moec_ir::graph::{BinaryFn, ReduceFn, UnaryFn};
 use moec_ir::kernel::{KernelSpec, Scalar, View};
@@ -428,6 +430,9 @@ pub(crate) fn all() -> Vec<Case> {
         pointwise_quantizations,
         scaled_gemms,
         scaled_experts,
+        widened_gemms,
+        widened_experts,
+        widened_f32s,
         masked,
         scaled_masked,
         weight_gradients,

@@ -197,7 +197,7 @@ fn gemm(
     let shape = [Dim::from(batch), t(), Dim::from(k.div_ceil(block[1]))];
     let spec = KernelSpec::ScaledGemm {
         a: rows(F8e4m3, k),
-        a_scale: View::new(F32, shape, [scales, batch * scales, 1]),
+        a_scale: Some(View::new(F32, shape, [scales, batch * scales, 1])),
         w,
         w_scale,
         add: add.then(|| rows(c, n)),
@@ -266,7 +266,7 @@ fn grouped(
     let (w, w_scale) = weights(e, n, k, block, 0);
     let spec = KernelSpec::ScaledGroupedGemm {
         a: dense(F8e4m3, &[None, Some(rows), Some(k)]),
-        a_scale: row_scales(&[t(), rows.into()], k, block[1]),
+        a_scale: Some(row_scales(&[t(), rows.into()], k, block[1])),
         w,
         w_scale,
         c: dense(Bf16, &[None, Some(top_k), Some(n)]),

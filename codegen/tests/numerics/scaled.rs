@@ -219,7 +219,10 @@ pub(crate) fn inner(a: &[f64], w: &[f64]) -> (f64, f64) {
 }
 
 /// Cases for the H800, and those for a GPU with one multiprocessor: few tiles, which are large.
-fn with_targets(cases: Vec<Case>, wide: Vec<Case>) -> impl Iterator<Item = (Case, Target)> {
+pub(crate) fn with_targets(
+    cases: Vec<Case>,
+    wide: Vec<Case>,
+) -> impl Iterator<Item = (Case, Target)> {
     let h800 = Target::named("h800").unwrap();
     let small = Target { sms: 1, ..h800.clone() };
     let cases = cases.into_iter().map(move |case| (case, h800.clone()));
@@ -241,7 +244,8 @@ fn scaled_gemm_multiplies_numbers_and_scales() {
             }
             let (sizes, random) = (sizes(tokens), &mut Random(tokens));
             let memory = |view| Array::poisoned(view, &sizes);
-            let mut a = Scaled::new(memory(a), memory(a_scale), [1, block[1]], random);
+            let a_scale = memory(a_scale.as_ref().unwrap());
+            let mut a = Scaled::new(memory(a), a_scale, [1, block[1]], random);
             let mut w = Scaled::new(memory(w), memory(w_scale), *block, random);
             let mut add = add.as_ref().map(|add| Array::random(add, &sizes, random));
             let mut c = memory(c);
@@ -290,7 +294,8 @@ fn scaled_grouped_gemm_multiplies_each_row_with_its_experts_matrix() {
             for used in [experts, experts.div_ceil(2), 1] {
                 let (sizes, random) = (sizes(tokens), &mut Random(tokens + used));
                 let memory = |view| Array::poisoned(view, &sizes);
-                let mut a = Scaled::new(memory(a), memory(a_scale), [1, block[1]], random);
+                let a_scale = memory(a_scale.as_ref().unwrap());
+                let mut a = Scaled::new(memory(a), a_scale, [1, block[1]], random);
                 let mut w = Scaled::new(memory(w), memory(w_scale), *block, random);
                 let (chosen, mut plan) = route(tokens * top_k, experts, used, random);
                 let mut c = memory(c);

@@ -44,7 +44,7 @@ fn scaled(name: &'static str, tokens: u64, n: u64, k: u64) -> Case {
     let blocks = k.div_ceil(128);
     let spec = KernelSpec::ScaledGemm {
         a: matrix(F8e4m3, 1, t(), k, k),
-        a_scale: matrix(F32, 1, t(), blocks, blocks.next_multiple_of(4)),
+        a_scale: Some(matrix(F32, 1, t(), blocks, blocks.next_multiple_of(4))),
         w: matrix(F8e4m3, 1, n.into(), k, k),
         w_scale: matrix(F32, 1, n.div_ceil(128).into(), blocks, blocks),
         add: None,
@@ -87,11 +87,15 @@ fn dense_products_move_what_their_tiles_say() {
         let views: Vec<&View> = match &case.spec {
             KernelSpec::Gemm { a, w, add, c } => [a, w].into_iter().chain(add).chain([c]).collect(),
             KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, .. } => {
-                [a, a_scale, w, w_scale].into_iter().chain(add).chain([c]).collect()
+                [a].into_iter().chain(a_scale).chain([w, w_scale]).chain(add).chain([c]).collect()
             }
             _ => panic!("{}", case.name),
         };
-        let (c, w) = (views[views.len() - 1], views[if views.len() > 4 { 2 } else { 1 }]);
+        let w = match &case.spec {
+            KernelSpec::Gemm { w, .. } | KernelSpec::ScaledGemm { w, .. } => w,
+            _ => panic!("{}", case.name),
+        };
+        let c = views[views.len() - 1];
         for tokens in [case.tokens.min(300), 13] {
             if volume(c, tokens) * w.shape[2].constant().unwrap() > LARGEST {
                 continue;
@@ -119,7 +123,8 @@ fn products_of_experts_move_what_their_tiles_say() {
         let (views, c, w, top_k): (Vec<&View>, _, _, _) = match &case.spec {
             KernelSpec::GroupedGemm { a, w, c, top_k } => (vec![a, w], c, w, *top_k),
             KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, top_k, .. } => {
-                (vec![a, a_scale, w, w_scale], c, w, *top_k)
+                let factors = [a].into_iter().chain(a_scale).chain([w, w_scale]);
+                (factors.collect(), c, w, *top_k)
             }
             _ => continue,
         };

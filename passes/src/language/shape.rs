@@ -58,13 +58,16 @@ fn kernel_shape(kernel: &Kernel, shapes: &[&[Dim]]) -> Result<Vec<Dim>, String> 
             _ => Err("`@grouped_gemm` takes x, w and a route".into()),
         },
         Kernel::Quantize { .. } | Kernel::RmsNormQuantize { .. } => Ok(first(shapes)?.to_vec()),
-        Kernel::ScaledGemm { .. } | Kernel::ScaledGemmAdd { .. } => match shapes {
-            [x, _, w, _, ..] => infer(&Op::Linear, &[x, w], None),
-            _ => Err("`@scaled_gemm` takes x and w, each with its scales".into()),
-        },
+        Kernel::ScaledGemm { .. } | Kernel::ScaledGemmAdd { .. } => {
+            match kernel.scaled(shapes.len()) {
+                Some(at) => infer(&Op::Linear, &[shapes[0], shapes[at.w]], None),
+                None => Err("`@scaled_gemm` takes x and w, each with its scales".into()),
+            }
+        }
         Kernel::ScaledGroupedGemm { top_k, .. } => {
-            match shapes {
-                [x, _, w, _, _] if w.len() == 3 && !x.is_empty() => {
+            let at = kernel.scaled(shapes.len()).map(|at| (shapes[0], shapes[at.w]));
+            match at {
+                Some((x, w)) if w.len() == 3 && !x.is_empty() => {
                     Ok(vec![x[0].clone(), Dim::from(*top_k), w[1].clone()])
                 }
                 _ => Err("`@scaled_grouped_gemm` takes x and w, each with its scales, and a route"

@@ -67,12 +67,10 @@ impl Emitter<'_> {
             Kernel::PointwiseQuantize { code, block, scales } => {
                 self.pointwise_quantize(value, code, (*block, *scales), operands)
             }
-            Kernel::ScaledGemm { block } | Kernel::ScaledGemmAdd { block } => {
-                self.scaled_gemm(value, *block, operands)
+            Kernel::ScaledGemm { .. } | Kernel::ScaledGemmAdd { .. } => {
+                self.scaled_gemm(value, kernel, operands)
             }
-            Kernel::ScaledGroupedGemm { top_k, block } => {
-                self.scaled_grouped_gemm(value, *top_k, *block, operands)
-            }
+            Kernel::ScaledGroupedGemm { .. } => self.scaled_grouped_gemm(value, kernel, operands),
             Kernel::RoutePlan { n_experts } => self.route_plan(value, *n_experts, operands),
             Kernel::Router(router) => self.router(value, router, operands),
             Kernel::Combine => self.combine(value, operands),

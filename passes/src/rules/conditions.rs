@@ -2,7 +2,7 @@
 
 use crate::language::Attr;
 use crate::pattern::Match;
-use moec_ir::Dim;
+use moec_ir::{DType, Dim};
 
 /// The two have equal types.
 pub(super) fn same_type(m: &Match<'_>, on: &[&str]) -> bool {
@@ -13,6 +13,11 @@ pub(super) fn same_type(m: &Match<'_>, on: &[&str]) -> bool {
 pub(super) fn same_elements(m: &Match<'_>, on: &[&str]) -> bool {
     let dtype = |name| m.ty(name).map(|ty| ty.dtype);
     dtype(on[0]).is_some() && dtype(on[0]) == dtype(on[1])
+}
+
+/// The elements are float32.
+pub(super) fn is_f32(m: &Match<'_>, on: &[&str]) -> bool {
+    m.ty(on[0]).is_some_and(|ty| ty.dtype == DType::F32)
 }
 
 /// The two have equal shapes.

@@ -1,6 +1,6 @@
 //! What one kernel can do at once.
 
-use super::conditions::{experts_per_token, number_of_experts, same_elements, same_shape};
+use super::conditions::{experts_per_token, is_f32, number_of_experts, same_elements, same_shape};
 use super::{Rule, exchange, pointwise, routing, scaled};
 use crate::language::{Kernel, Node, Term};
 use crate::pattern::Rewriter;
@@ -39,6 +39,20 @@ pub(super) fn table() -> Vec<Rule> {
              @scaled_gemm_add[n, c](x, s, w, t, r)",
         )
         .when(same_shape, &["y", "r"]),
+        // Numbers that nobody rounded times quantised weights, which stay as they are in memory.
+        Rule::equation(
+            "scale-weights-inside-the-gemm",
+            "linear(x, dequantize[r, c](w, t)) => @scaled_gemm[r, c](x, w, t)",
+        )
+        .when(is_f32, &["x"]),
+        Rule::equation(
+            "scale-weights-inside-the-gemm-of-experts",
+            "expert_linear(x, dequantize[r, c](w, t), chosen) => \
+             @scaled_grouped_gemm[k, r, c](x, w, t, @route_plan[n](chosen))",
+        )
+        .given("k", experts_per_token)
+        .given("n", number_of_experts)
+        .when(is_f32, &["x"]),
         // Σ w y + r: the shared experts' output and the residual join the sum over experts.
         Rule::function(
             "add-inside-the-combine",

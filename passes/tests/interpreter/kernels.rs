@@ -21,10 +21,10 @@ pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
             scaled::quantize(m, 1, &to, |m, i| m.get(0, x, &[i[1], i[0]]));
         }
         KernelSpec::ScaledGemm { a, a_scale, w, w_scale, add, c, block, .. } => {
-            scaled::gemm(m, [a, a_scale, w, w_scale], add.as_ref(), c, *block);
+            scaled::gemm(m, (a, a_scale.as_ref()), [w, w_scale], add.as_ref(), c, *block);
         }
         KernelSpec::ScaledGroupedGemm { a, a_scale, w, w_scale, c, top_k, block, .. } => {
-            scaled::grouped(m, [a, a_scale, w, w_scale], c, *top_k as usize, *block);
+            scaled::grouped(m, (a, a_scale.as_ref()), [w, w_scale], c, *top_k as usize, *block);
         }
         KernelSpec::MaskedGemm { .. } | KernelSpec::ScaledMaskedGemm { .. } => {
             panic!("no plan has rows of fixed capacity")

@@ -64,48 +64,58 @@ pub fn quantize(
     });
 }
 
-/// A row of `a` times a row of `w`, whose scales are operands 1 and 3.
+/// A row of `a`, which may have scales, times a row of `w`, whose scales follow it.
 fn inner(
     m: &Access<'_>,
-    [a, a_scale, w, w_scale]: [&View; 4],
+    (a, a_scale): (&View, Option<&View>),
+    [w, w_scale]: [&View; 2],
     [i, n]: [[usize; 2]; 2],
     block: [u64; 2],
 ) -> f64 {
     let [rows, columns] = block.map(|n| n as usize);
+    let at_w = 1 + usize::from(a_scale.is_some());
     let product = |k: usize| {
-        let of_a = m.get(0, a, &[i[0], i[1], k]) * m.get(1, a_scale, &[i[0], i[1], k / columns]);
-        let scale_row = n[1] / rows;
-        let of_w =
-            m.get(2, w, &[n[0], n[1], k]) * m.get(3, w_scale, &[n[0], scale_row, k / columns]);
-        of_a * of_w
+        let of_a = a_scale.map_or(1.0, |scale| m.get(1, scale, &[i[0], i[1], k / columns]));
+        let of_w = m.get(at_w + 1, w_scale, &[n[0], n[1] / rows, k / columns]);
+        m.get(0, a, &[i[0], i[1], k]) * of_a * m.get(at_w, w, &[n[0], n[1], k]) * of_w
     };
     (0..m.sizes(a)[2]).map(product).sum()
 }
 
 pub fn gemm(
     m: &mut Access<'_>,
-    factors: [&View; 4],
+    a: (&View, Option<&View>),
+    w: [&View; 2],
     add: Option<&View>,
     c: &View,
     block: [u64; 2],
 ) {
+    let factors = 3 + usize::from(a.1.is_some());
     each(&m.sizes(c), |i| {
-        let sum = inner(m, factors, [[i[0], i[1]], [i[0], i[2]]], block);
-        let more = add.map_or(0.0, |add| m.get(4, add, i));
-        m.set(4 + usize::from(add.is_some()), c, i, sum + more);
+        let sum = inner(m, a, w, [[i[0], i[1]], [i[0], i[2]]], block);
+        let more = add.map_or(0.0, |add| m.get(factors, add, i));
+        m.set(factors + usize::from(add.is_some()), c, i, sum + more);
     });
 }
 
-pub fn grouped(m: &mut Access<'_>, factors: [&View; 4], c: &View, top_k: usize, block: [u64; 2]) {
-    let (experts, shared) = (m.sizes(factors[2])[0], m.sizes(factors[0])[1] == 1);
+pub fn grouped(
+    m: &mut Access<'_>,
+    a: (&View, Option<&View>),
+    w: [&View; 2],
+    c: &View,
+    top_k: usize,
+    block: [u64; 2],
+) {
+    let (experts, shared) = (m.sizes(w[0])[0], m.sizes(a.0)[1] == 1);
+    let route = 3 + usize::from(a.1.is_some());
     for e in 0..experts {
-        for at in m.plain(4, e) as usize..m.plain(4, e + 1) as usize {
-            let row = m.plain(4, experts + 1 + at) as usize;
+        for at in m.plain(route, e) as usize..m.plain(route, e + 1) as usize {
+            let row = m.plain(route, experts + 1 + at) as usize;
             let (t, j) = (row / top_k, row % top_k);
             for n in 0..m.sizes(c)[2] {
                 let from = if shared { 0 } else { j };
-                let sum = inner(m, factors, [[t, from], [e, n]], block);
-                m.set(5, c, &[t, j, n], sum);
+                let sum = inner(m, a, w, [[t, from], [e, n]], block);
+                m.set(route + 1, c, &[t, j, n], sum);
             }
         }
     }

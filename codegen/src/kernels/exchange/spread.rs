@@ -14,7 +14,7 @@ use super::sorted::{Plan, Rows, Which};
 use super::tensor;
 use crate::builder::Builder;
 use crate::kernels::factors::{Factors, Places};
-use crate::kernels::hopper::{Load, Sorted};
+use crate::kernels::hopper::{self, Load, Sorted};
 use crate::kernels::{Design, Step, launch};
 use crate::tensor::Tensor;
 use moec_ir::kernel::exchange::{ExpertMatrices, Region};
@@ -117,8 +117,8 @@ pub(in crate::kernels) fn design(
         Sorted::share(&mut products, [&views[0], &views[1]], &target);
         Some(Products::Tensor(Box::new(products)))
     };
-    let by_blocks = rows > ONE_BY_ONE && factors.iter().all(Factors::sum_by_blocks);
-    let products = by_blocks.then(on_tensor_cores).flatten().unwrap_or_else(|| {
+    let as_they_are = rows > ONE_BY_ONE && !factors.iter().any(hopper::widens);
+    let products = as_they_are.then(on_tensor_cores).flatten().unwrap_or_else(|| {
         let product = |i: usize| OnCores::new(&factors[i], &views[i], rows, step.sizes);
         Products::Cores(Box::new([product(0), product(1)]))
     });
@@ -168,8 +168,8 @@ fn factors(spec: &SpreadExperts, operands: &Operands, which: Which) -> Factors {
         None => Factors::plain(&a, &matrices.w),
         Some(scale) => {
             let a_scale = part(rows, bytes, scales, DType::F32);
-            let views = [&a, &a_scale, &matrices.w, scale];
-            Factors::scaled(views, spec.block, spec.promote_every)
+            let w = [&matrices.w, scale];
+            Factors::scaled((&a, Some(&a_scale)), w, spec.block, spec.promote_every)
         }
     };
     Factors { places, ..factors }

@@ -32,32 +32,34 @@ impl<'k, 't, 'r> Consumer<'k, 't, 'r> {
     ) -> (Parity<'k>, Vec<F32<'k>>) {
         let &Self { b, ring, first_row, releases, .. } = self;
         let count = (ring.tile.waves() * ring.tile.columns / 2) as usize;
-        match &self.factors.scales {
-            None => {
-                let multiplier = plain::Multiplier { b, ring, first_row, releases };
-                let zeros = vec![b.f32(0.0); count];
-                let (parity, sums) =
-                    ring.each(parity, zeros, |step, sums| multiplier.step(step, &sums));
-                (parity, multiplier.end(&sums))
-            }
-            Some(scales) => {
-                let block = scales.block[0];
-                // Of a cluster's tiles the last may have no columns.
-                let across = self.factors.columns().div_ceil(ring.tile.columns);
-                let across = across.next_multiple_of(ring.tile.cluster[1]);
-                let boundaries: Vec<u64> = scaled::boundaries(ring.tile.columns, across, block)
-                    .unwrap_or_else(|| bug("a tile across three blocks"))
-                    .into_iter()
-                    .collect();
-                let first = b.i32(block) - place.column % block as i32;
-                let first = first.min(b.i32(ring.tile.columns));
-                let state = Start { place, parity, scales, first, count };
-                self.multiply_scaled(&state, &boundaries)
-            }
+        let scales = self.factors.scales.as_ref();
+        if scales.is_none() && ring.tile.widened.is_none() {
+            let multiplier = plain::Multiplier { b, ring, first_row, releases };
+            let zeros = vec![b.f32(0.0); count];
+            let (parity, sums) =
+                ring.each(parity, zeros, |step, sums| multiplier.step(step, &sums));
+            return (parity, multiplier.end(&sums));
         }
+        let columns = ring.tile.columns;
+        let Some(block) = scales.map(|scales| scales.block[0]) else {
+            let first = b.i32(columns);
+            return self
+                .multiply_scaled(&Start { place, parity, scales, first, count }, &[columns]);
+        };
+        // Of a cluster's tiles the last may have no columns.
+        let across = self.factors.columns().div_ceil(columns);
+        let across = across.next_multiple_of(ring.tile.cluster[1]);
+        let boundaries: Vec<u64> = scaled::boundaries(columns, across, block)
+            .unwrap_or_else(|| bug("a tile across three blocks"))
+            .into_iter()
+            .collect();
+        let first = b.i32(block) - place.column % block as i32;
+        let first = first.min(b.i32(columns));
+        self.multiply_scaled(&Start { place, parity, scales, first, count }, &boundaries)
     }
 
-    /// The same for FP8: one loop for each place where a boundary between blocks may be.
+    /// The same where the sums of steps are promoted: one loop for each place where a boundary
+    /// between blocks may be.
     fn multiply_scaled(
         &self,
         at: &Start<'k, 't>,
@@ -95,11 +97,11 @@ impl<'k, 't, 'r> Consumer<'k, 't, 'r> {
     }
 }
 
-/// What a tile of FP8 begins with.
+/// What a tile of promoted sums begins with.
 struct Start<'k, 't> {
     place: Place<'k>,
     parity: Parity<'k>,
-    scales: &'t Scales,
+    scales: Option<&'t Scales>,
     /// The boundary between blocks of `w`.
     first: I32<'k>,
     /// Sums of a thread.

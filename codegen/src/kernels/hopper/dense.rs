@@ -6,7 +6,8 @@ use super::panels::{self, LanePanels, Panels};
 use super::results;
 use super::ring::{Ring, Step};
 use super::schedule::{Place, Schedule};
-use super::tile::{Problem, SCALE_BLOCK, Tile, WARPGROUP};
+use super::tile::{Problem, ROW_BYTES, SCALE_BLOCK, Tile, WARPGROUP};
+use super::widened::{self, Widened};
 use crate::builder::{Builder, F32, I32, wgmma};
 use crate::kernels::factors::Factors;
 use crate::kernels::product::{Product, RowOut};
@@ -48,27 +49,30 @@ pub(in crate::kernels) fn design(
     }
     // Tensor cores read FP8 along `k` only (PTX ISA 9.7.15.5.1).
     let transposed = scales.is_none() && w.strides[2] != 1;
+    let widened = Widened::of(factors);
     let problem = Problem {
-        dtype: a.dtype,
+        dtype: w.dtype,
         rows: c.shape[1].eval(&step.sizes),
         columns,
         batch,
-        depth: k * a.dtype.bytes(),
+        depth: k * if widened.is_some() { 1 } else { w.dtype.bytes() },
         scaled: scales.is_some(),
+        scaled_rows: factors.scales_of_a().is_some(),
+        widened,
         gathers: false,
-        clusters: !transposed,
+        clusters: !transposed && widened.is_none(),
         transposed,
     };
     let tile = Tile::choose(problem, target);
-    let at_w = factors.operands() / 2;
+    let at_w = factors.places.w;
     let [below, beside] = tile.cluster;
     let of_w = match transposed {
         true => tensor_map_across(at_w, w, tile.depth())?,
         false => tensor_map(at_w, w, tile.columns / below)?,
     };
     let mut tensor_maps = vec![tensor_map(0, a, tile.rows / beside)?, of_w];
-    if let Some(scales) = scales {
-        tensor_maps.push(boxed(1, &scales.a, [tile.stages, tile.rows], 0)?);
+    if let Some(scales) = factors.scales_of_a() {
+        tensor_maps.push(boxed(1, scales, [tile.stages, tile.rows], 0)?);
     }
     let product = Product::new(factors, add, c);
     // What is added is read two columns at a time.
@@ -96,11 +100,16 @@ pub(in crate::kernels) fn design(
 pub(super) fn multiplies(factors: &Factors) -> bool {
     let Factors { a, w, scales, .. } = factors;
     match scales {
-        None => matches!(a.dtype, DType::Bf16 | DType::F16) && a.dtype == w.dtype,
+        None => {
+            let multiplied = matches!(a.dtype, DType::Bf16 | DType::F16 | DType::F32);
+            multiplied && a.dtype == w.dtype
+        }
         // A step along `k` is a block.
         Some(scales) => {
-            let fp8 = [a, w].iter().all(|view| view.dtype == DType::F8e4m3);
-            fp8 && scales.block == [SCALE_BLOCK; 2] && scales.w.strides[2] == 1
+            let of_a = if scales.a.is_some() { DType::F8e4m3 } else { DType::F32 };
+            let side_by_side = scales.w.strides[2] == 1 || scales.w.shape[2].is_one();
+            let types = a.dtype == of_a && w.dtype == DType::F8e4m3;
+            types && scales.block == [SCALE_BLOCK; 2] && side_by_side
         }
     }
 }
@@ -121,7 +130,7 @@ impl Design for Dense {
     }
 
     fn body<'k>(&self, b: &'k Builder<'k>) {
-        let ring = Ring { b, tile: &self.tile, base: b.dynamic_shared(), steps: self.steps };
+        let ring = Ring::new(b, &self.tile, self.steps);
         ring.prepare(1);
         let consumers = b.i32(self.tile.consumers() * u64::from(WARPGROUP));
         let [few, many] = self.tile.registers();
@@ -132,9 +141,17 @@ impl Design for Dense {
                 self.consume(b, &ring);
             },
             || {
-                b.give_registers(few);
-                let first = b.warp().eq(consumers / 32);
-                b.if_(first, || b.if_(b.elected(), || self.produce(b, &ring)));
+                let produce = || {
+                    b.give_registers(few);
+                    let first = b.warp().eq(consumers / 32);
+                    b.if_(first, || b.if_(b.elected(), || self.produce(b, &ring)));
+                };
+                widened::beside(&ring, consumers, produce, || {
+                    let rows = b.size(&self.c.shape[1]);
+                    self.schedule.each(b, &self.tile, rows, ring.start(), |_, parity| {
+                        widened::widen_tile(&ring, parity)
+                    });
+                });
             },
         );
         ring.end();
@@ -155,14 +172,17 @@ impl Dense {
                 _ => vec![column, row, place.batch],
             };
             let copy = |step: Step<'k>, (): ()| {
-                let (stage, full) = (step.stage, ring.at(tile.full(step.stage)));
-                let with_scales = stage == 0 && self.factors.scales.is_some();
+                let (stage, full) = (step.stage, ring.full(step.stage));
+                let with_scales = stage == 0 && self.factors.scales_of_a().is_some();
                 ring.wait_empty(step);
                 b.mbarrier_expect(full, tile.stage_bytes(with_scales));
                 let k = step.index * tile.depth() as i32;
-                let of_a = |row: I32<'k>| at(k, place.row + row);
-                let of_w = |row: I32<'k>| at(k, place.column + row);
-                ring.copy(step, maps[0], tile.a(stage), [tile.rows, beside], of_a);
+                let across = tile.depth() / tile.panels_of_a();
+                for panel in 0..tile.panels_of_a() {
+                    let of_a = |row: I32<'k>| at(k + b.i32(panel * across), place.row + row);
+                    let to = tile.a(stage) + panel * tile.rows * ROW_BYTES;
+                    ring.copy(step, maps[0], to, [tile.rows, beside], of_a);
+                }
                 match tile.transposed {
                     true => {
                         let [columns, bytes] = tile.panel();
@@ -172,7 +192,15 @@ impl Dense {
                             b.tensor_copy(to, maps[1], &at(column, k), full);
                         }
                     }
-                    false => ring.copy(step, maps[1], tile.w(stage), [tile.columns, below], of_w),
+                    false => {
+                        let across = tile.depth() / tile.panels_of_w();
+                        for panel in 0..tile.panels_of_w() {
+                            let k = k + b.i32(panel * across);
+                            let of_w = |row: I32<'k>| at(k, place.column + row);
+                            let to = tile.w(stage) + panel * tile.columns * ROW_BYTES;
+                            ring.copy(step, maps[1], to, [tile.columns, below], of_w);
+                        }
+                    }
                 }
                 if with_scales {
                     // The other set is still read; this one no more, since its round's end

@@ -74,14 +74,22 @@ impl<'k, 't, 'r> Gather<'k, 't, 'r> {
     pub(super) fn copy(&self, step: Step<'k>) {
         let (b, ring, tile) = (self.b, self.ring, self.ring.tile);
         let chunk = (self.thread % 8) * CHUNK as i32;
-        let bytes = self.rest(self.row_bytes, step.index * ROW_BYTES as i32 + chunk, ROW_BYTES);
-        let to = ring.at(tile.a(step.stage)) + self.to;
+        let panels = tile.panels_of_a();
+        let of_panel = |panel: u64| {
+            let first = step.index * (panels * ROW_BYTES) as i32 + b.i32(panel * ROW_BYTES);
+            let bytes = self.rest(self.row_bytes, first + chunk, ROW_BYTES);
+            (bytes, ring.at(tile.a(step.stage) + panel * tile.rows * ROW_BYTES) + self.to)
+        };
+        let of_panels: Vec<_> = (0..panels).map(of_panel).collect();
         // Worked out anew: registers are for addresses.
         let exist = self.exist.anew();
-        for (i, from) in (0..).zip(&self.from) {
-            let to = to + b.i32(i * AT_ONCE * ROW_BYTES);
-            let bytes = bytes.when(b.i32(i * AT_ONCE).lt(exist), b.i32(0));
-            b.copy_chunk(to, from.index(step.index, ROW_BYTES), bytes);
+        for (panel, (bytes, to)) in (0..).zip(of_panels) {
+            for (i, from) in (0..).zip(&self.from) {
+                let to = to + b.i32(i * AT_ONCE * ROW_BYTES);
+                let bytes = bytes.when(b.i32(i * AT_ONCE).lt(exist), b.i32(0));
+                let from = from.index(step.index, panels * ROW_BYTES);
+                b.copy_chunk(to, from.add_const(panel * ROW_BYTES), bytes);
+            }
         }
         if let Some(scales) = self.scales.filter(|_| step.stage == 0) {
             match tile.rows < u64::from(WARPGROUP) {
@@ -113,7 +121,7 @@ impl<'k, 't, 'r> Gather<'k, 't, 'r> {
         let (b, ring) = (self.b, self.ring);
         b.wait_copies(under_way);
         b.fence_async();
-        b.mbarrier_arrive(ring.at(ring.tile.full(stage)), exists);
+        b.mbarrier_arrive(ring.full(stage), exists);
     }
 
     /// Copies one row's scales of a round.

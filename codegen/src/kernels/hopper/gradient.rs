@@ -62,6 +62,7 @@ pub(in crate::kernels) fn design(
         transposed: false,
         around_barriers: [0; 2],
         cluster: [1, 1],
+        widened: None,
     };
     let tensor_maps = vec![
         numbers(0, dy, tile.rows)?,
@@ -123,7 +124,7 @@ impl Design for Gradient {
 
     fn body<'k>(&self, b: &'k Builder<'k>) {
         let tile = &self.tile;
-        let ring = Ring { b, tile, base: b.dynamic_shared(), steps: 0 };
+        let ring = Ring::new(b, tile, 0);
         ring.prepare(1);
         let consumers = b.i32(tile.consumers() * u64::from(WARPGROUP));
         let [few, many] = tile.registers();
@@ -165,8 +166,8 @@ impl Gradient {
             let range = self.range(b, place);
             let first_block = range.first / SCALE_BLOCK as i32;
             let step = |step: Step<'k>, (): ()| {
-                let (stage, full) = (step.stage, ring.at(tile.full(step.stage)));
-                b.mbarrier_wait(ring.at(tile.empty(stage)), step.parity ^ 1);
+                let (stage, full) = (step.stage, ring.full(step.stage));
+                b.mbarrier_wait(ring.empty(stage), step.parity ^ 1);
                 b.mbarrier_expect(full, bytes);
                 let k = range.first + step.index * SCALE_BLOCK as i32;
                 let block = first_block + step.index;
@@ -179,8 +180,8 @@ impl Gradient {
                 copy(self.scales(1, stage), 3, [place.column, block]);
             };
             let idle = |step: Step<'k>| {
-                b.mbarrier_wait(ring.at(tile.empty(step.stage)), step.parity ^ 1);
-                b.mbarrier_arrive(ring.at(tile.full(step.stage)), b.i32(1));
+                b.mbarrier_wait(ring.empty(step.stage), step.parity ^ 1);
+                b.mbarrier_arrive(ring.full(step.stage), b.i32(1));
             };
             ring.each_of(range.blocks, parity, (), &Stage { step: &step, idle: &idle }).0
         });
@@ -198,7 +199,7 @@ impl Gradient {
         let releases = b.i32(1).when(b.lane().eq(b.i32(0)), b.i32(0));
         let idle = |step: Step<'k>| {
             ring.wait_full(step);
-            b.mbarrier_arrive(ring.at(tile.empty(step.stage)), releases);
+            b.mbarrier_arrive(ring.empty(step.stage), releases);
         };
         self.schedule.each(b, tile, b.i32(self.rows), b.i32(0), |place, parity| {
             let range = self.range(b, place);
@@ -212,15 +213,15 @@ impl Gradient {
                     (fenced[..sums.len()].to_vec(), fenced[sums.len()..].to_vec());
                 let [a, w] = ring.descriptors(step.stage, first_row);
                 for part in 0..ROW_BYTES / wgmma::DEPTH_BYTES {
-                    let along = (part * wgmma::DEPTH_BYTES / 16) as i64;
+                    let along = (part * wgmma::DEPTH_BYTES / 16) as i32;
                     // The first products overwrite what is there; ptxas must not know.
                     let adds = if part == 0 { adds_nothing.anew() } else { b.i32(1) };
-                    let at = [a + along, w + along];
+                    let at = [a + along, w + along].map(|at| b.wgmma_descriptor_at(at));
                     products = b.wgmma(tile.dtype, tile.columns, at, &products, adds);
                 }
                 b.wgmma_commit();
                 products = b.wgmma_wait(0, &products);
-                b.mbarrier_arrive(ring.at(tile.empty(step.stage)), releases);
+                b.mbarrier_arrive(ring.empty(step.stage), releases);
                 for (i, (sum, product)) in sums.iter_mut().zip(&products).enumerate() {
                     let factor = of_rows[i / 2 % 2] * of_columns[i / 4 * 2 + i % 2];
                     *sum = product.fma(factor, *sum);

@@ -9,7 +9,8 @@ use super::operand::tensor_map;
 use super::panels::Panels;
 use super::results;
 use super::ring::{Ring, Step};
-use super::tile::{Problem, Tile, WARPGROUP};
+use super::tile::{Problem, ROW_BYTES, Tile, WARPGROUP};
+use super::widened::{self, Widened};
 use crate::builder::{Builder, I32, Ptr, wgmma};
 use crate::kernels::factors::{Bound, Factors};
 use crate::kernels::product::{Product, RowIn, RowOut};
@@ -63,19 +64,22 @@ impl Sorted {
     /// The product, where the operands can be copied and tensor cores multiply them.
     pub(in crate::kernels) fn new(factors: &Factors, c: &View, load: Load<'_>) -> Option<Self> {
         let Factors { a, w, scales, .. } = factors;
+        let widened = Widened::of(factors);
         let [experts, columns, k] = [0, 1, 2].map(|axis| w.shape[axis].constant());
         let (experts, columns, k) = (experts?, columns?, k?);
-        let rows_are_aligned = gathers(a) && scales.as_ref().is_none_or(|s| gathers(&s.a));
+        let rows_are_aligned = gathers(a) && factors.scales_of_a().is_none_or(gathers);
         if experts == 0 || !multiplies(factors) || !rows_are_aligned || c.strides[2] != 1 {
             return None;
         }
         let problem = Problem {
-            dtype: a.dtype,
+            dtype: w.dtype,
             rows: load.rows,
             columns,
             batch: experts.min(load.pairs).max(1),
-            depth: k * a.dtype.bytes(),
+            depth: k * if widened.is_some() { 1 } else { w.dtype.bytes() },
             scaled: scales.is_some(),
+            scaled_rows: factors.scales_of_a().is_some(),
+            widened,
             gathers: true,
             clusters: false,
             transposed: false,
@@ -137,7 +141,7 @@ impl Sorted {
 
     /// The stages, as code uses them.
     pub(in crate::kernels) fn ring<'k>(&self, b: &'k Builder<'k>) -> Ring<'k, '_> {
-        Ring { b, tile: &self.tile, base: b.dynamic_shared(), steps: self.steps }
+        Ring::new(b, &self.tile, self.steps)
     }
 
     /// Makes the barriers of the stages; all threads of the CTA come here.
@@ -189,13 +193,18 @@ impl Sorted {
             let row_at = |row: I32<'k>| rows.a((place.row + row).min(end - 1));
             let gather = Gather::new(b, ring, row_bytes, end - place.row, &row_at);
             let copy = |step: Step<'k>, (): ()| {
-                let full = ring.at(tile.full(step.stage));
-                b.mbarrier_wait(ring.at(tile.empty(step.stage)), step.parity ^ 1);
+                let full = ring.full(step.stage);
+                b.mbarrier_wait(ring.empty(step.stage), step.parity ^ 1);
                 b.if_(leads, || {
                     b.mbarrier_expect(full, tile.stage_bytes(false));
-                    let mut at = vec![step.index * tile.depth() as i32, place.column];
-                    at.extend((self.experts > 1).then_some(place.batch));
-                    b.tensor_copy(ring.at(tile.w(step.stage)), map, &at, full);
+                    let across = tile.depth() / tile.panels_of_w();
+                    for panel in 0..tile.panels_of_w() {
+                        let k = step.index * tile.depth() as i32 + b.i32(panel * across);
+                        let mut at = vec![k, place.column];
+                        at.extend((self.experts > 1).then_some(place.batch));
+                        let to = tile.w(step.stage) + panel * tile.columns * ROW_BYTES;
+                        b.tensor_copy(ring.at(to), map, &at, full);
+                    }
                 });
                 gather.copy(step);
             };
@@ -207,7 +216,7 @@ impl Sorted {
 
     /// Bytes of a row of `a`.
     fn row_bytes(&self) -> u64 {
-        self.product.k.constant().unwrap_or(0) * self.tile.dtype.bytes()
+        self.product.k.constant().unwrap_or(0) * self.factors.a.dtype.bytes()
     }
 
     /// Products and results, by the multiplying warpgroups.
@@ -239,7 +248,8 @@ fn gathers(view: &View) -> bool {
     let aligned = |axis: usize| {
         view.shape[axis].is_one() || (view.strides[axis] * view.dtype.bytes()).is_multiple_of(ALIGN)
     };
-    view.align >= ALIGN && view.strides[last] == 1 && (0..last).all(aligned)
+    let dense = view.strides[last] == 1 || view.shape[last].is_one();
+    view.align >= ALIGN && dense && (0..last).all(aligned)
 }
 
 /// A product of routed rows.
@@ -303,8 +313,13 @@ impl Design for Grouped {
                 sorted.consume(b, &ring, &tiles, &rows);
             },
             || {
-                b.give_registers(few);
-                sorted.produce(b, &ring, &tiles, 0, &rows);
+                let produce = || {
+                    b.give_registers(few);
+                    sorted.produce(b, &ring, &tiles, 0, &rows);
+                };
+                widened::beside(&ring, sorted.multiplying(b), produce, || {
+                    tiles.each(ring.start(), |_, parity| widened::widen_tile(&ring, parity));
+                });
             },
         );
     }

@@ -9,6 +9,7 @@ use super::panels::Panels;
 use super::results;
 use super::ring::{Ring, Step};
 use super::tile::{Problem, Tile, WARPGROUP};
+use super::widened::Widened;
 use crate::builder::{Builder, I32, wgmma};
 use crate::kernels::factors::Factors;
 use crate::kernels::product::{Product, RowOut};
@@ -44,7 +45,9 @@ pub(in crate::kernels) fn design(
     let Factors { a, w, scales, .. } = factors;
     let [experts, columns, k] = [0, 1, 2].map(|axis| w.shape[axis].constant());
     let (experts, columns, k) = (experts?, columns?, k?);
-    if experts == 0 || !multiplies(factors) || c.strides[2] != 1 {
+    // Those of float32 are for other kernels.
+    let widened = Widened::of(factors).is_some();
+    if experts == 0 || widened || !multiplies(factors) || c.strides[2] != 1 {
         return None;
     }
     let problem = Problem {
@@ -54,15 +57,17 @@ pub(in crate::kernels) fn design(
         batch: experts,
         depth: k * a.dtype.bytes(),
         scaled: scales.is_some(),
+        scaled_rows: scales.is_some(),
+        widened: None,
         gathers: false,
         clusters: false,
         transposed: false,
     };
     let tile = Tile::choose(problem, target);
-    let at_w = factors.operands() / 2;
+    let at_w = factors.places.w;
     let mut tensor_maps = vec![tensor_map(0, a, tile.rows)?, tensor_map(at_w, w, tile.columns)?];
-    if let Some(scales) = scales {
-        tensor_maps.push(boxed(1, &scales.a, [tile.stages, tile.rows], 0)?);
+    if let Some(scales) = factors.scales_of_a() {
+        tensor_maps.push(boxed(1, scales, [tile.stages, tile.rows], 0)?);
     }
     Some(Masked {
         tensor_maps,
@@ -94,7 +99,7 @@ impl Design for Masked {
 
     fn body<'k>(&self, b: &'k Builder<'k>) {
         let (tile, steps) = (&self.tile, self.steps);
-        let ring = Ring { b, tile, base: b.dynamic_shared(), steps };
+        let ring = Ring::new(b, tile, steps);
         ring.prepare(1);
         let count = b.operand(self.factors.operands()).read_only();
         let tiles = ExpertTiles {
@@ -135,9 +140,9 @@ impl Masked {
                 _ => vec![column, row, place.batch],
             };
             let copy = |step: Step<'k>, (): ()| {
-                let (stage, full) = (step.stage, ring.at(tile.full(step.stage)));
+                let (stage, full) = (step.stage, ring.full(step.stage));
                 let with_scales = stage == 0 && maps.len() > 2;
-                b.mbarrier_wait(ring.at(tile.empty(stage)), step.parity ^ 1);
+                b.mbarrier_wait(ring.empty(stage), step.parity ^ 1);
                 b.mbarrier_expect(full, tile.stage_bytes(with_scales));
                 let k = step.index * tile.depth() as i32;
                 b.tensor_copy(ring.at(tile.a(stage)), maps[0], &at(k, place.row), full);

@@ -41,7 +41,7 @@ pub(super) fn boxed(
     let [batch, m, k] = &view.shape[..] else { return None };
     let &[to_batch, to_row, to_column] = &view.strides[..] else { return None };
     let bytes = view.dtype.bytes();
-    let dense = to_column == 1 && k.constant()? > 0;
+    let dense = (to_column == 1 || k.is_one()) && k.constant()? > 0;
     if !dense || view.align < ALIGN {
         return None;
     }

@@ -23,18 +23,19 @@ impl<'k> Multiplier<'k, '_, '_> {
         let [a, w] = ring.descriptors(stage, self.first_row);
         let count = (tile.columns / 2) as usize;
         for part in 0..wgmma::ROW_BYTES / wgmma::DEPTH_BYTES {
-            let along = (part * wgmma::DEPTH_BYTES / 16) as i64;
+            let along = (part * wgmma::DEPTH_BYTES / 16) as i32;
             // As many rows of a panel as one product is deep.
             let deep =
-                (part * wgmma::DEPTH_BYTES / tile.dtype.bytes() * wgmma::ROW_BYTES / 16) as i64;
+                (part * wgmma::DEPTH_BYTES / tile.dtype.bytes() * wgmma::ROW_BYTES / 16) as i32;
             for wave in 0..tile.waves() {
-                let down = (wave * wgmma::ROWS * wgmma::ROW_BYTES / 16) as i64;
+                let down = (wave * wgmma::ROWS * wgmma::ROW_BYTES / 16) as i32;
                 let from = wave as usize * count;
                 let of_wave = &sums[from..from + count];
-                let a = a + (along + down);
+                let w = w + if tile.transposed { deep } else { along };
+                let operands = [a + (along + down), w].map(|at| b.wgmma_descriptor_at(at));
                 let of_wave = match tile.transposed {
-                    true => b.wgmma_across(tile.dtype, tile.columns, [a, w + deep], of_wave),
-                    false => b.wgmma(tile.dtype, tile.columns, [a, w + along], of_wave, b.i32(1)),
+                    true => b.wgmma_across(tile.dtype, tile.columns, operands, of_wave),
+                    false => b.wgmma(tile.dtype, tile.columns, operands, of_wave, b.i32(1)),
                 };
                 sums.splice(from..from + count, of_wave);
             }

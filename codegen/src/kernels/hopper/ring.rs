@@ -7,7 +7,7 @@
 use super::tile::{Tile, WARPGROUP};
 use crate::builder::control::Carried;
 use crate::builder::tensor_copy::TensorMapPtr;
-use crate::builder::{Builder, I32, I64, wgmma};
+use crate::builder::{Builder, I32, wgmma};
 
 /// Stages, and how many steps along `k` there are.
 #[derive(Clone, Copy)]
@@ -16,6 +16,8 @@ pub(in crate::kernels) struct Ring<'k, 't> {
     pub(super) tile: &'t Tile,
     /// Start of shared memory.
     pub(super) base: I32<'k>,
+    /// The first barrier: near enough to all others for the offset that an instruction holds.
+    barriers: I32<'k>,
     pub(super) steps: u64,
 }
 
@@ -43,7 +45,7 @@ impl<'k> Carried<'k> for Parity<'k> {
 pub(super) struct Releases<'k> {
     /// 1 in those lanes, else 0.
     pub(super) who: I32<'k>,
-    /// Where shared memory begins in the lane's CTA.
+    /// The first barrier in the lane's CTA.
     barriers: I32<'k>,
 }
 
@@ -61,21 +63,50 @@ pub(super) struct Step<'k> {
 }
 
 impl<'k, 't> Ring<'k, 't> {
+    /// The stages of a tile of so many steps along `k`.
+    pub(super) fn new(b: &'k Builder<'k>, tile: &'t Tile, steps: u64) -> Self {
+        let base = b.dynamic_shared();
+        let barriers = (base + tile.full(0) as i32).anew();
+        Self { b, tile, base, barriers, steps }
+    }
+
+    fn barrier(&self, offset: u64) -> I32<'k> {
+        self.barriers + (offset - self.tile.full(0)) as i32
+    }
+
+    /// The barrier that says that a stage is full.
+    pub(super) fn full(&self, stage: u64) -> I32<'k> {
+        self.barrier(self.tile.full(stage))
+    }
+
+    /// The barrier that says that a stage is empty.
+    pub(super) fn empty(&self, stage: u64) -> I32<'k> {
+        self.barrier(self.tile.empty(stage))
+    }
+
+    /// The barrier that says that the widened `w` of a stage is there.
+    pub(super) fn wide_full(&self, stage: u64) -> I32<'k> {
+        self.barrier(self.tile.wide_full(stage))
+    }
+
     /// Address of something in shared memory.
     pub(super) fn at(&self, offset: u64) -> I32<'k> {
         self.base + offset as i32
     }
 
-    /// Descriptors of a stage of `a`, from `first_row` on, and of `w`.
-    pub(super) fn descriptors(&self, stage: u64, first_row: I32<'k>) -> [I64<'k>; 2] {
-        let (b, tile) = (self.b, self.tile);
-        let a = self.base + first_row * wgmma::ROW_BYTES as i32;
-        let w = self.base.anew() + tile.w(stage) as i32;
-        let w = match tile.transposed {
-            true => b.wgmma_descriptor_across(w, tile.panel()[1]),
-            false => b.wgmma_descriptor(w),
-        };
-        [b.wgmma_descriptor(a.anew() + tile.a(stage) as i32), w]
+    /// Lower words of the descriptors ([`Builder::wgmma_descriptor_at`]) of a stage of `a`, from
+    /// `first_row` on, and of `w`.
+    pub(super) fn descriptors(&self, stage: u64, first_row: I32<'k>) -> [I32<'k>; 2] {
+        let tile = self.tile;
+        let w = self.descriptor(tile.w(stage));
+        let w = if tile.transposed { w + wgmma::leading(tile.panel()[1]) } else { w };
+        let a = (self.base + first_row * wgmma::ROW_BYTES as i32) >> 4;
+        [a.anew() + (tile.a(stage) / 16) as i32, w]
+    }
+
+    /// The lower word of the descriptor of something in shared memory.
+    pub(super) fn descriptor(&self, offset: u64) -> I32<'k> {
+        (self.base >> 4).anew() + (offset / 16) as i32
     }
 
     /// Makes the barriers; all threads of the CTA come here, and of its cluster. `producers` arrive
@@ -86,8 +117,11 @@ impl<'k, 't> Ring<'k, 't> {
         let warps = tile.consumers() * u64::from(WARPGROUP / 32) * tile.ctas_of_cluster();
         b.if_(b.thread().eq(b.i32(0)), || {
             for stage in 0..tile.stages {
-                b.mbarrier_init(self.at(tile.full(stage)), producers);
-                b.mbarrier_init(self.at(tile.empty(stage)), warps);
+                b.mbarrier_init(self.full(stage), producers);
+                b.mbarrier_init(self.empty(stage), warps);
+                if tile.widened.is_some() {
+                    b.mbarrier_init(self.wide_full(stage), u64::from(WARPGROUP));
+                }
             }
             b.fence_mbarrier_init();
         });
@@ -106,7 +140,7 @@ impl<'k, 't> Ring<'k, 't> {
 
     /// Waits until a stage is empty, in all CTAs that it is filled for.
     pub(super) fn wait_empty(&self, step: Step<'k>) {
-        let (b, empty) = (self.b, self.at(self.tile.empty(step.stage)));
+        let (b, empty) = (self.b, self.empty(step.stage));
         match self.tile.ctas_of_cluster() {
             1 => b.mbarrier_wait(empty, step.parity ^ 1),
             _ => b.mbarrier_wait_for_cluster(empty, step.parity ^ 1),
@@ -123,7 +157,7 @@ impl<'k, 't> Ring<'k, 't> {
         [rows, ctas]: [u64; 2],
         at: impl Fn(I32<'k>) -> Vec<I32<'k>>,
     ) {
-        let (b, full) = (self.b, self.at(self.tile.full(step.stage)));
+        let (b, full) = (self.b, self.full(step.stage));
         if ctas == 1 {
             return b.tensor_copy(self.at(to), map, &at(b.i32(0)), full);
         }
@@ -138,15 +172,15 @@ impl<'k, 't> Ring<'k, 't> {
         let ctas = self.tile.ctas_of_cluster();
         let who = b.i32(1).when(b.lane().lt(b.i32(ctas)), b.i32(0));
         let barriers = match ctas {
-            1 => self.base,
-            _ => b.in_cta(self.base, b.lane() % ctas as i32),
+            1 => self.barriers,
+            _ => b.in_cta(self.barriers, b.lane() % ctas as i32),
         };
         Releases { who, barriers }
     }
 
     /// Gives a stage back, by the lanes that do.
     pub(super) fn release(&self, stage: u64, Releases { who, barriers }: Releases<'k>) {
-        let empty = barriers + self.tile.empty(stage) as i32;
+        let empty = barriers + (self.tile.empty(stage) - self.tile.full(0)) as i32;
         match self.tile.ctas_of_cluster() {
             1 => self.b.mbarrier_arrive(empty, who),
             _ => self.b.mbarrier_arrive_in_cluster(empty, who),
@@ -155,7 +189,13 @@ impl<'k, 't> Ring<'k, 't> {
 
     /// Waits until a stage is full.
     pub(super) fn wait_full(&self, step: Step<'k>) {
-        self.b.mbarrier_wait(self.at(self.tile.full(step.stage)), step.parity);
+        self.b.mbarrier_wait(self.full(step.stage), step.parity);
+    }
+
+    /// Waits until the widened `w` of a stage is there, and with it all else of the stage.
+    pub(super) fn wait_widened(&self, step: Step<'k>) {
+        self.wait_full(step);
+        self.b.mbarrier_wait(self.wide_full(step.stage), step.parity);
     }
 
     /// Parities before the first tile.

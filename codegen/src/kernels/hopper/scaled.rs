@@ -11,6 +11,7 @@
 
 use super::ring::{Releases, Ring, Step};
 use super::schedule::Place;
+use super::widened;
 use crate::builder::control::Carried;
 use crate::builder::{Builder, F32, I32, Ptr, wgmma};
 use crate::kernels::factors::Scales;
@@ -22,7 +23,8 @@ use std::collections::BTreeSet;
 pub(super) struct Multiplier<'k, 't, 'r> {
     pub(super) b: &'k Builder<'k>,
     pub(super) ring: &'r Ring<'k, 't>,
-    pub(super) scales: &'t Scales,
+    /// None where factors are numbers as they stand.
+    pub(super) scales: Option<&'t Scales>,
     /// Which operand the scales of `w` are.
     pub(super) of_w: usize,
     /// First row of this warpgroup in the tile: the same in all lanes.
@@ -83,11 +85,13 @@ impl<'k> Multiplier<'k, '_, '_> {
 
     /// Where the scales of a tile's one or two blocks of columns begin.
     pub(super) fn rows_of_w(&self, place: Place<'k>) -> Vec<Ptr<'k>> {
-        let scales = Tensor::operand(self.b, self.of_w, &self.scales.w).read_only();
-        let block = place.column / self.scales.block[0] as i32;
+        let Some(scales) = self.scales else { return vec![] };
+        let Scales { w: of_w, block: [rows, _], .. } = scales;
+        let scales = Tensor::operand(self.b, self.of_w, of_w).read_only();
+        let block = place.column / *rows as i32;
         // The last tile may end before its second block, or have no columns: those blocks do not
         // exist.
-        let last = self.b.i32(self.scales.w.shape[1].constant().unwrap_or(1) - 1);
+        let last = self.b.i32(of_w.shape[1].constant().unwrap_or(1) - 1);
         let row = |block: I32<'k>| scales.at(&[place.batch, block.min(last)]);
         let has_first = self.ring.tile.cluster[1] == 1;
         let first = if has_first { scales.at(&[place.batch, block]) } else { row(block) };
@@ -100,7 +104,8 @@ impl<'k> Multiplier<'k, '_, '_> {
     /// The scales of the round that begins with step `index`; of any, past the end.
     fn scales_of_w(&self, rows: &[Ptr<'k>], index: I32<'k>) -> Vec<Vec<F32<'k>>> {
         let (b, steps, stages) = (self.b, self.ring.steps, self.ring.tile.stages);
-        let vectors = steps.is_multiple_of(4) && vector_width(&self.scales.w) >= 4;
+        let four = steps.is_multiple_of(4) && stages.is_multiple_of(4);
+        let vectors = four && self.scales.is_some_and(|scales| vector_width(&scales.w) >= 4);
         let of_row = |row: &Ptr<'k>| match vectors {
             true => (0..stages / 4)
                 .map(|i| (index + b.i32(4 * i)).min(b.i32(steps - 4)))
@@ -133,22 +138,37 @@ impl<'k> Multiplier<'k, '_, '_> {
         let count = (tile.columns / 2) as usize;
         // Of 8 columns a thread has two in each of two rows.
         let boundary = (self.boundary / 8 * 4) as usize;
-        ring.wait_full(step);
+        match tile.widened {
+            None => ring.wait_full(step),
+            Some(_) => ring.wait_widened(step),
+        }
         for wave in 0..tile.waves() {
             let of_a = self.scales_of_a(step, wave);
-            let factors: Vec<[F32<'k>; 2]> =
-                now.iter().map(|of_w| of_a.map(|of_a| of_a * of_w[step.stage as usize])).collect();
+            let of_rows = |of_w: &Vec<F32<'k>>| {
+                let of_w = of_w[step.stage as usize];
+                of_a.map_or([of_w; 2], |of_a| of_a.map(|of_a| of_a * of_w))
+            };
+            let factors: Vec<[F32<'k>; 2]> = now.iter().map(of_rows).collect();
             // What was added before is settled here: there is no room for products of two waves.
             let fenced = b.wgmma_fence(&[&sums[..], &products].concat());
             (sums, products) = (fenced[..sums.len()].to_vec(), fenced[sums.len()..].to_vec());
-            products = self.products(step, wave, &products);
+            products = match tile.widened {
+                None => self.products(step, wave, &products),
+                Some(form) => {
+                    let first_row = self.first_row + b.i32(wave * wgmma::ROWS);
+                    let adds = self.adds_nothing.anew();
+                    widened::products(ring, form, step, first_row, &products, adds)
+                }
+            };
             if wave + 1 == tile.waves() {
                 ring.release(step.stage, self.releases);
             }
             let of_wave = &mut sums[wave as usize * count..][..count];
             for (i, (sum, product)) in of_wave.iter_mut().zip(&products).enumerate() {
-                let factor = factors[usize::from(i >= boundary)][i / 2 % 2];
-                *sum = product.fma(factor, *sum);
+                *sum = match factors.get(usize::from(i >= boundary)) {
+                    Some(factors) => product.fma(factors[i / 2 % 2], *sum),
+                    None => *product + *sum,
+                };
             }
         }
         State { sums, products, now, next }
@@ -158,20 +178,24 @@ impl<'k> Multiplier<'k, '_, '_> {
     fn products(&self, step: Step<'k>, wave: u64, before: &[F32<'k>]) -> Vec<F32<'k>> {
         let (b, ring, tile) = (self.b, self.ring, self.ring.tile);
         let [a, w] = ring.descriptors(step.stage, self.first_row);
-        let down = (wave * wgmma::ROWS * wgmma::ROW_BYTES / 16) as i64;
+        let down = (wave * wgmma::ROWS * wgmma::ROW_BYTES / 16) as i32;
         let mut sums = before.to_vec();
         for part in 0..wgmma::ROW_BYTES / wgmma::DEPTH_BYTES {
-            let along = (part * wgmma::DEPTH_BYTES / 16) as i64;
+            let along = (part * wgmma::DEPTH_BYTES / 16) as i32;
             let adds = if part == 0 { self.adds_nothing.anew() } else { b.i32(1) };
-            sums = b.wgmma(tile.dtype, tile.columns, [a + (along + down), w + along], &sums, adds);
+            let operands = [a + (along + down), w + along].map(|at| b.wgmma_descriptor_at(at));
+            sums = b.wgmma(tile.dtype, tile.columns, operands, &sums, adds);
         }
         b.wgmma_commit();
         b.wgmma_wait(0, &sums)
     }
 
-    /// The scales of this thread's two rows of a wave.
-    fn scales_of_a(&self, step: Step<'k>, wave: u64) -> [F32<'k>; 2] {
+    /// The scales of this thread's two rows of a wave, where rows have some.
+    fn scales_of_a(&self, step: Step<'k>, wave: u64) -> Option<[F32<'k>; 2]> {
         let (b, tile) = (self.b, self.ring.tile);
+        if tile.scale_bytes == 0 {
+            return None;
+        }
         let row = self.first_row + (b.warp() % 4) * 16 + b.lane() / 4;
         let row_bytes = tile.stages * tile.scale_bytes;
         let row = b
@@ -179,6 +203,7 @@ impl<'k> Multiplier<'k, '_, '_> {
             .add_const(tile.scales(0) + step.stage * tile.scale_bytes)
             .index(step.round, tile.scale_set())
             .index(row, row_bytes);
-        [0, 8].map(|below| row.add_const((wave * wgmma::ROWS + below) * row_bytes).load_scalar())
+        let scale = |below| row.add_const((wave * wgmma::ROWS + below) * row_bytes).load_scalar();
+        Some([0, 8].map(scale))
     }
 }

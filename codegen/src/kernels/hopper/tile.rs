@@ -1,6 +1,7 @@
 //! Sizes of tiles, their choice, and the layout of shared memory.
 
 use super::scaled::boundaries;
+use super::widened::{PANELS, Widened};
 use crate::builder::wgmma;
 use crate::kernels::Tiles;
 use moec_ir::kernel::View;
@@ -18,6 +19,8 @@ const BARRIER: u64 = 8;
 /// Stages of the ring: a multiple of 4, so that scales come four at a time.
 const MOST_STAGES: u64 = 8;
 const FEWEST_STAGES: u64 = 4;
+/// Stages of float32, which take four times the room and have no scales of rows.
+const STAGES_OF_F32: [u64; 4] = [MOST_STAGES, FEWEST_STAGES, 3, 2];
 /// Columns of a product are a multiple of this; of 8 for the instruction (PTX ISA 9.7.15.2), of 16
 /// so that a stage of `w` keeps the next one aligned to 1024 bytes.
 const COLUMNS: u64 = 16;
@@ -27,6 +30,9 @@ pub(in crate::kernels) const SCALE_BLOCK: u64 = 128;
 /// Registers of a multiplying thread that sums may take: of 224 at least, so that addresses,
 /// scales and phases have the others.
 const MOST_SUMS: u64 = 192;
+/// The same where operands are widened: of 192 with two multiplying warpgroups and of 240 with one,
+/// and the left operand's numbers are among them.
+const MOST_SUMS_WIDENED: [u64; 2] = [200, 160];
 /// Places of the boundary between blocks of `w`, at most: for each there is a loop, and all have
 /// to be compiled.
 const MOST_BOUNDARIES: usize = 4;
@@ -38,7 +44,7 @@ const ALIKE: [u64; 2] = [100, 103];
 /// What a CTA computes at a time, and how it is divided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tile {
-    /// Type of both operands.
+    /// Type of both operands, as they lie in memory; where they are widened, of `w`.
     pub(super) dtype: DType,
     /// Rows: 64, 128 or 256.
     pub(super) rows: u64,
@@ -59,11 +65,14 @@ pub(super) struct Tile {
     pub(super) transposed: bool,
     /// Bytes that are left free before and behind the barriers.
     pub(super) around_barriers: [u64; 2],
+    /// How operands are widened, if tensor cores do not multiply them as they are.
+    pub(super) widened: Option<Widened>,
 }
 
 /// Tiles that can be computed, each with as many stages as fit.
 fn candidates(problem: Problem, target: &Target) -> Vec<Tile> {
-    let of_rows: &[u64] = if problem.gathers { &[128, 64] } else { &[256, 128, 64] };
+    let low = problem.gathers || problem.widened.is_some();
+    let of_rows: &[u64] = if low { &[128, 64] } else { &[256, 128, 64] };
     let mut tiles = vec![];
     for columns in (1..=wgmma::MOST_COLUMNS / COLUMNS).rev().map(|n| n * COLUMNS) {
         for &rows in of_rows.iter().filter(|_| problem.allows(columns)) {
@@ -73,16 +82,19 @@ fn candidates(problem: Problem, target: &Target) -> Vec<Tile> {
                 columns,
                 stages,
                 ctas: u64::from(target.sms),
-                scale_bytes: if problem.scaled { 4 } else { 0 },
+                scale_bytes: if problem.scaled_rows { 4 } else { 0 },
                 gathers: problem.gathers,
                 cluster,
                 transposed: problem.transposed,
                 around_barriers: [0; 2],
+                widened: problem.widened,
             };
             tiles.extend(problem.clusters(rows, columns, target).into_iter().filter_map(
                 |cluster| {
-                    let stages = [MOST_STAGES, FEWEST_STAGES].into_iter();
-                    stages.map(|stages| tile(cluster, stages)).find(|tile| tile.fits(target))
+                    let wide = problem.widened.is_some_and(|w| w.a == DType::F32);
+                    let stages = &STAGES_OF_F32[..if wide { 4 } else { 2 }];
+                    let mut tiles = stages.iter().map(|&stages| tile(cluster, stages));
+                    tiles.find(|tile| tile.fits(target))
                 },
             ));
         }
@@ -124,6 +136,10 @@ pub(super) struct Problem {
     /// Bytes along `k`.
     pub(super) depth: u64,
     pub(super) scaled: bool,
+    /// Whether rows of `a` have scales too.
+    pub(super) scaled_rows: bool,
+    /// How operands are widened.
+    pub(super) widened: Option<Widened>,
     /// Whether threads gather the rows of `a`, each thread an eighth of a row at a time: those of
     /// 256 rows have no registers for so many addresses.
     pub(super) gathers: bool,
@@ -174,15 +190,27 @@ impl Tile {
         let multiply = self.rows * self.columns / 32;
         // Below 64 columns an instruction takes as long as with 64.
         let multiply = multiply.max(self.rows * 64 / 32);
+        // Products of 16 bits take twice as long for as many numbers.
+        let multiply = multiply * self.widened.map_or(1, |w| 2 * w.products());
         let fill = self.fill() * ROW_BYTES / 64;
         let results = self.rows * self.columns / 16;
         waves * (steps * multiply.max(fill) + results)
     }
 
-    /// Rows of both operands that a CTA copies for each step along `k`.
+    /// Rows of 128 bytes of both operands that a CTA copies for each step along `k`.
     fn fill(&self) -> u64 {
         let [below, beside] = self.cluster;
-        self.rows / beside + self.columns / below
+        self.rows * self.panels_of_a() / beside + self.columns * self.panels_of_w() / below
+    }
+
+    /// Rows of 128 bytes that a row of `w` is cut into in a stage.
+    pub(super) fn panels_of_w(&self) -> u64 {
+        self.widened.map_or(1, |w| w.w.bytes())
+    }
+
+    /// Rows of 128 bytes that a row of `a` is cut into in a stage.
+    pub(super) fn panels_of_a(&self) -> u64 {
+        self.widened.map_or(1, |w| w.a.bytes())
     }
 
     /// CTAs of a cluster.
@@ -193,8 +221,12 @@ impl Tile {
     /// Whether a multiplying thread has registers for its sums, and shared memory has room.
     fn fits(&self, target: &Target) -> bool {
         let of_wave = self.columns / 2;
-        let products = if self.scale_bytes > 0 { of_wave } else { 0 };
-        self.waves() * of_wave + products <= MOST_SUMS
+        let products = if self.scale_bytes > 0 || self.widened.is_some() { of_wave } else { 0 };
+        let (of_a, most) = match self.widened {
+            None => (0, MOST_SUMS),
+            Some(w) => (w.registers(), MOST_SUMS_WIDENED[self.consumers() as usize - 1]),
+        };
+        self.waves() * of_wave + products + of_a <= most
             && self.shared_bytes() <= u64::from(target.shared_per_cta)
     }
 
@@ -210,12 +242,15 @@ impl Tile {
 
     /// Threads of a CTA.
     pub(super) fn threads(&self) -> u32 {
-        WARPGROUP * (self.consumers() as u32 + 1)
+        WARPGROUP * (self.consumers() as u32 + 1 + u32::from(self.widened.is_some()))
     }
 
     /// Registers of a copying and of a multiplying thread: together what the CTA begins with,
     /// 168 for each of 384 threads or 255 for each of 256 (multiples of 8; PTX ISA 9.7.19.5).
     pub(super) fn registers(&self) -> [u32; 2] {
+        if self.widened.is_some() {
+            return if self.consumers() == 2 { [56, 192] } else { [72, 240] };
+        }
         match (self.consumers(), self.gathers) {
             (2, false) => [40, 232],
             (2, true) => [56, 224],
@@ -224,9 +259,18 @@ impl Tile {
         }
     }
 
+    /// Registers of a widening thread: what is left of 128 for each of 512 threads, or less than is
+    /// left of 168 for each of 384.
+    pub(super) fn registers_of_widening(&self) -> u32 {
+        if self.consumers() == 2 { 72 } else { 104 }
+    }
+
     /// Elements along `k` of a stage.
     pub(super) fn depth(&self) -> u64 {
-        ROW_BYTES / self.dtype.bytes()
+        match self.widened {
+            None => ROW_BYTES / self.dtype.bytes(),
+            Some(_) => SCALE_BLOCK,
+        }
     }
 
     /// What decides the bytes that a product of matrices with rows of `k` elements moves, whose
@@ -238,6 +282,7 @@ impl Tile {
             cluster: self.cluster,
             n: c.shape[2].constant().unwrap_or(0),
             row_bytes: k * self.dtype.bytes(),
+            row_bytes_of_a: k * self.widened.map_or(self.dtype, |w| w.a).bytes(),
             scale_bytes: k.div_ceil(self.depth()) * self.scale_bytes,
             result_bytes: c.dtype.bytes(),
         }
@@ -245,12 +290,12 @@ impl Tile {
 
     /// Where in shared memory a stage of `a` lies.
     pub(super) fn a(&self, stage: u64) -> u64 {
-        stage * self.rows * ROW_BYTES
+        stage * self.rows * self.panels_of_a() * ROW_BYTES
     }
 
     /// Where in shared memory a stage of `w` lies.
     pub(super) fn w(&self, stage: u64) -> u64 {
-        self.a(self.stages) + stage * self.columns * ROW_BYTES
+        self.a(self.stages) + stage * self.columns * self.panels_of_w() * ROW_BYTES
     }
 
     /// Columns of `w` in a panel of a stage, and the bytes of one, where it is stored transposed:
@@ -259,9 +304,20 @@ impl Tile {
         [ROW_BYTES / self.dtype.bytes(), self.depth() * ROW_BYTES]
     }
 
+    /// Where in shared memory a stage of `w` lies, widened: panels of 128 bytes of each column.
+    pub(super) fn wide(&self, stage: u64) -> u64 {
+        let terms = self.widened.map_or(0, |w| w.terms()[1]);
+        self.w(self.stages) + stage * self.wide_term(terms)
+    }
+
+    /// Where within a stage of the widened `w` the terms of that number lie.
+    pub(super) fn wide_term(&self, term: u64) -> u64 {
+        term * PANELS * self.columns * ROW_BYTES
+    }
+
     /// Where in shared memory one of two sets of scales lies.
     pub(super) fn scales(&self, set: u64) -> u64 {
-        self.w(self.stages) + set * self.scale_set()
+        self.wide(self.stages) + set * self.scale_set()
     }
 
     /// Bytes of a set of scales: those of all stages.
@@ -272,7 +328,8 @@ impl Tile {
     /// Bytes that tensor copies bring into a stage, with the scales of a round or without.
     pub(super) fn stage_bytes(&self, with_scales: bool) -> u64 {
         let scales = if with_scales { self.scale_set() } else { 0 };
-        let rows = if self.gathers { self.columns } else { self.rows + self.columns };
+        let of_a = if self.gathers { 0 } else { self.rows * self.panels_of_a() };
+        let rows = of_a + self.columns * self.panels_of_w();
         rows * ROW_BYTES + scales
     }
 
@@ -286,9 +343,15 @@ impl Tile {
         self.full(self.stages) + stage * BARRIER
     }
 
+    /// The barrier that says that the widened `w` of a stage is there.
+    pub(super) fn wide_full(&self, stage: u64) -> u64 {
+        self.empty(self.stages) + stage * BARRIER
+    }
+
     /// Shared memory up to the end of the barriers.
     pub(super) fn shared_bytes(&self) -> u64 {
-        self.empty(self.stages) + self.around_barriers[1]
+        let last = if self.widened.is_some() { self.stages } else { 0 };
+        self.wide_full(last) + self.around_barriers[1]
     }
 
     /// Lays out tiles of two products that a CTA computes one after the other: their stages take

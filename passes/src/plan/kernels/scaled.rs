@@ -1,6 +1,7 @@
 //! Kernels of block-scaled FP8.
 
 use super::{Done, as_batch_of_one, as_rows, with_heads};
+use crate::language::Kernel;
 use crate::plan::emit::Emitter;
 use crate::plan::place::Place;
 use moec_ir::kernel::{KernelSpec, Scalar};
@@ -144,9 +145,10 @@ impl Emitter<'_> {
     pub(super) fn scaled_gemm(
         &mut self,
         value: usize,
-        block: [u64; 2],
+        kernel: &Kernel,
         operands: &[usize],
     ) -> Done {
+        let at = kernel.scaled(operands.len()).ok_or_else(|| self.no_layout(value))?;
         let shape = as_batch_of_one(self.ty(value));
         let mut read =
             operands.iter().map(|o| self.operand(*o, &as_batch_of_one(&self.ty(*o).clone())));
@@ -154,13 +156,13 @@ impl Emitter<'_> {
         let c = self.target(value, &shape)?;
         let spec = KernelSpec::ScaledGemm {
             a: places[0].view(),
-            a_scale: places[1].view(),
-            w: places[2].view(),
-            w_scale: places[3].view(),
-            add: places.get(4).map(Place::view),
+            a_scale: at.x_scale.map(|at| places[at].view()),
+            w: places[at.w].view(),
+            w_scale: places[at.w + 1].view(),
+            add: places.get(at.w + 2).map(Place::view),
             c: c.view(),
-            block,
-            promote_every: self.promote_every(block),
+            block: at.block,
+            promote_every: self.promote_every(at.block),
         };
         let all: Vec<&Place> = places.iter().chain([&c]).collect();
         self.launch(value, spec, &all);
@@ -170,27 +172,29 @@ impl Emitter<'_> {
     pub(super) fn scaled_grouped_gemm(
         &mut self,
         value: usize,
-        top_k: u64,
-        block: [u64; 2],
+        kernel: &Kernel,
         operands: &[usize],
     ) -> Done {
+        let at = kernel.scaled(operands.len()).ok_or_else(|| self.no_layout(value))?;
         let a = self.routed_rows(operands[0])?;
-        let a_scale = self.routed_rows(operands[1])?;
-        let w = self.place(operands[2])?;
-        let w_scale = self.place(operands[3])?;
-        let route = self.dense_operand(operands[4])?;
+        let a_scale = at.x_scale.map(|at| self.routed_rows(operands[at])).transpose()?;
+        let w = self.place(operands[at.w])?;
+        let w_scale = self.place(operands[at.w + 1])?;
+        let route = self.dense_operand(operands[at.w + 2])?;
         let c = self.target(value, &self.ty(value).shape.clone())?;
         let spec = KernelSpec::ScaledGroupedGemm {
             a: a.view(),
-            a_scale: a_scale.view(),
+            a_scale: a_scale.as_ref().map(Place::view),
             w: w.view(),
             w_scale: w_scale.view(),
             c: c.view(),
-            top_k,
-            block,
-            promote_every: self.promote_every(block),
+            top_k: at.top_k,
+            block: at.block,
+            promote_every: self.promote_every(at.block),
         };
-        self.launch(value, spec, &[&a, &a_scale, &w, &w_scale, &route, &c]);
+        let places: Vec<&Place> =
+            [&a].into_iter().chain(&a_scale).chain([&w, &w_scale, &route, &c]).collect();
+        self.launch(value, spec, &places);
         self.written(value)
     }
 }

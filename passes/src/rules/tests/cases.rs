@@ -362,6 +362,24 @@ pub(super) const CASES: &[Case] = &[
         "expert_linear(y, dequantize[2, 4](w, t), c)",
     ),
     case(
+        "scale-weights-inside-the-gemm",
+        &["x: f32[T, 6]", "y: bf16[T, 6]", "w: param f8e4m3[3, 6]", "t: param f32[2, 2]"],
+        "linear(x, dequantize[2, 4](w, t))",
+        "linear(y, dequantize[2, 4](w, t))",
+    ),
+    case(
+        "scale-weights-inside-the-gemm-of-experts",
+        &[
+            "x: f32[T, 6]",
+            "y: bf16[T, 6]",
+            "w: param f8e4m3[3, 5, 6]",
+            "t: param f32[3, 3, 2]",
+            "c: i32[T, 2]",
+        ],
+        "expert_linear(x, dequantize[2, 4](w, t), c)",
+        "expert_linear(y, dequantize[2, 4](w, t), c)",
+    ),
+    case(
         "scale-and-add-inside-the-gemm",
         &[
             "x: f8e4m3[T, 6]",

@@ -143,17 +143,23 @@ fn kernel_value(kernel: &Kernel, x: &[&Tensor], shape: &[Dim]) -> Result<Tensor,
             let computed = pointwise(code, x, shape)?;
             op(&Op::Quantize { block: *block, scales: *scales }, &[&computed])
         }
-        Kernel::ScaledGemm { block } => {
-            op(&Op::Linear, &[&unscaled(x[0], x[1], [1, block[1]]), &unscaled(x[2], x[3], *block)])
-        }
-        Kernel::ScaledGemmAdd { block } => {
-            let [a, w] = [unscaled(x[0], x[1], [1, block[1]]), unscaled(x[2], x[3], *block)];
-            add(&op(&Op::Linear, &[&a, &w])?, x[4])
-        }
-        Kernel::ScaledGroupedGemm { top_k, block } => {
-            let chosen = chosen_of(x[4], x[2].shape[0], *top_k as usize)?;
-            let [a, w] = [unscaled(x[0], x[1], [1, block[1]]), unscaled(x[2], x[3], *block)];
-            op(&Op::ExpertLinear, &[&a, &w, &chosen])
+        Kernel::ScaledGemm { block }
+        | Kernel::ScaledGemmAdd { block }
+        | Kernel::ScaledGroupedGemm { block, .. } => {
+            let at = kernel.scaled(x.len()).ok_or("operands of a scaled product")?;
+            let a = match at.x_scale {
+                Some(scale) => unscaled(x[0], x[scale], [1, block[1]]),
+                None => x[0].clone(),
+            };
+            let w = unscaled(x[at.w], x[at.w + 1], *block);
+            match kernel {
+                Kernel::ScaledGroupedGemm { top_k, .. } => {
+                    let chosen = chosen_of(x[at.w + 2], w.shape[0], *top_k as usize)?;
+                    op(&Op::ExpertLinear, &[&a, &w, &chosen])
+                }
+                Kernel::ScaledGemmAdd { .. } => add(&op(&Op::Linear, &[&a, &w])?, x[at.w + 2]),
+                _ => op(&Op::Linear, &[&a, &w]),
+            }
         }
         Kernel::RoutePlan { n_experts } => Ok(route(x[0], *n_experts as usize)),
         Kernel::Combine => {
