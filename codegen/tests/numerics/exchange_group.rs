@@ -163,7 +163,7 @@ impl Problem {
             match (a_scale, &m.scale) {
                 (Some(a_scale), Some(w_scale)) => KernelSpec::ScaledGroupedGemm {
                     a,
-                    a_scale,
+                    a_scale: Some(a_scale),
                     w: m.w.clone(),
                     w_scale: w_scale.clone(),
                     c,
@@ -358,7 +358,8 @@ pub(crate) fn exchange(
     };
     let [ranks, _] = problem.spread.ranks;
     let ranks_per_node = problem.spread.exchange().ranks.per_node();
-    let mut group = Group::new(GroupConfig { ranks, ranks_per_node, device }).unwrap();
+    let mut group =
+        Group::new(GroupConfig { ranks, ranks_per_node, device, timeline: false }).unwrap();
     let (exchange, most) = (&code.spec.exchange, problem.most());
     let regions = Region::ALL.map(|region| {
         let bytes = exchange.region_bytes(region).eval(&at(most)).max(16) as usize;
