@@ -270,6 +270,43 @@ fn printed_text_comes_back() {
 }
 
 #[test]
+fn numbers_are_printed_as_c_prints_them() {
+    // "%e %g %G\n"
+    let text = format!(
+        ".global .align 1 .b8 format[10] = {{37,101,32,37,103,32,37,71,10,0}};\n\
+         .extern .func (.param .b32 r) vprintf (.param .b64 f, .param .b64 a);\n{}",
+        kernel(
+            ".local .align 8 .b8 args[24]; mov.b64 %rd1, args;\n\
+             mov.b64 %rd2, 0d3FF8000000000000; st.local.b64 [%rd1], %rd2;\n\
+             mov.b64 %rd2, 0d40F86A0000000000; st.local.b64 [%rd1+8], %rd2;\n\
+             mov.b64 %rd2, 0d3E7AD7F29ABCAF48; st.local.b64 [%rd1+16], %rd2;\n\
+             cvta.local.u64 %rd3, %rd1; mov.u64 %rd4, format;\n\
+             { .param .b64 f; .param .b64 a; .param .b32 r; st.param.b64 [f], %rd4;\n\
+               st.param.b64 [a], %rd3; call.uni (r), vprintf, (f, a); }",
+        )
+    );
+    let (_, report) = machine::run_reported(&text, &block(1), &[0; 4], &[0; 4]).expect("it runs");
+    assert_eq!(report.printed, "1.500000e+00 100000 1E-07\n");
+}
+
+#[test]
+fn the_heap_of_a_device_is_empty() {
+    let text = format!(
+        ".extern .func (.param .b64 r) malloc (.param .b64 n);\n\
+         .extern .func free (.param .b64 p);\n{}",
+        kernel(
+            "mov.b64 %rd1, 16; mov.b64 %rd2, 1;\n\
+             { .param .b64 n; .param .b64 r; st.param.b64 [n], %rd1;\n\
+               call.uni (r), malloc, (n); ld.param.b64 %rd2, [r]; }\n\
+             { .param .b64 p; st.param.b64 [p], %rd2; call.uni free, (p); }\n\
+             mad.wide.u32 %rd3, %t, 8, %y; st.global.b64 [%rd3], %rd2;",
+        )
+    );
+    let out = machine::run(&text, &block(32), &[0; 4], &[0xff; 256]).expect("it runs");
+    assert!(out.iter().all(|&byte| byte == 0));
+}
+
+#[test]
 fn registers_that_live_shortly_share_room() {
     // More registers than a frame has rows, each used in the next instruction only.
     let mut body = String::from(".reg .b32 %s<150000>; mov.u32 %s0, %a;\n");

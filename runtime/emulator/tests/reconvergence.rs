@@ -38,3 +38,19 @@ fn no_lane_is_left_behind_when_a_share_of_time_ends_at_a_meeting() {
         }
     }
 }
+
+#[test]
+fn groups_of_lanes_shuffle_side_by_side() {
+    // Groups of eight lanes, each with a member mask of its own, at one instruction.
+    let text = machine::kernel(
+        "and.b32 %r1, %t, 24; mov.b32 %r2, 255; shl.b32 %r3, %r2, %r1;\n\
+         shfl.sync.bfly.b32 %r4, %t, 7, 0x181f, %r3; redux.sync.add.u32 %r5, %t, %r3;\n\
+         mad.lo.u32 %r4, %r5, 100, %r4; mad.wide.u32 %rd1, %t, 4, %y; st.global.u32 [%rd1], %r4;",
+    );
+    let out = machine::run(&text, &machine::block(32), &[0; 4], &[0; 128]).expect("it runs");
+    for (lane, got) in (0..32u32).zip(machine::words(&out)) {
+        let first = lane & !7;
+        let sum: u32 = (first..first + 8).sum();
+        assert_eq!(got, sum * 100 + (lane ^ 7), "lane {lane}");
+    }
+}

@@ -1,5 +1,6 @@
-//! Functions that the CUDA runtime would provide: `vprintf` and `__assertfail` (CUDA C++
-//! programming guide, "Formatted Output", "Assertion").
+//! Functions that the CUDA runtime would provide: `vprintf`, `__assertfail`, `malloc` and `free`
+//! (CUDA C++ programming guide, "Formatted Output", "Assertion", "Dynamic Global Memory
+//! Allocation"). The heap of a device is empty here: `malloc` answers that there is no memory.
 
 use crate::decode::{Decoder, Place, Words};
 use crate::error::Error;
@@ -23,6 +24,7 @@ pub(super) fn emit<'a>(
     let exec: crate::program::Exec = match name {
         "vprintf" => vprintf,
         "__assertfail" => assert_fail,
+        "malloc" | "free" => heap,
         _ => return Ok(false),
     };
     let mut slots = Vec::new();
@@ -35,7 +37,11 @@ pub(super) fn emit<'a>(
         };
         slots.push(offset);
     }
-    let needed = if name == "vprintf" { 2 } else { 5 };
+    let needed = match name {
+        "vprintf" => 2,
+        "__assertfail" => 5,
+        _ => 1,
+    };
     if args.len() != needed {
         return Err(words.wrong(format!("`{name}` takes {needed} arguments")));
     }
@@ -111,7 +117,8 @@ fn format_text(cx: &mut Cx<'_>, lane: u32, format: &str, mut args: u64) -> Strin
             out.push('%');
             continue;
         }
-        let wide = matches!(kind, 'f' | 'e' | 'g' | 's' | 'p') || spec.contains(['l', 'z']);
+        let is_float = matches!(kind.to_ascii_lowercase(), 'f' | 'e' | 'g' | 'a');
+        let wide = is_float || matches!(kind, 's' | 'p') || spec.contains(['l', 'z']);
         let bytes = if wide { 8 } else { 4 };
         args = args.next_multiple_of(bytes);
         let mut raw = [0u8; 8];
@@ -130,14 +137,15 @@ fn format_text(cx: &mut Cx<'_>, lane: u32, format: &str, mut args: u64) -> Strin
             'p' => format!("0x{bits:x}"),
             'c' => char::from(bits as u8).to_string(),
             's' => text(cx, lane, bits),
-            'e' => format!("{:e}", f64::from_bits(bits)),
-            'f' => {
+            _ if is_float => {
                 let digits = spec.split_once('.').and_then(|(_, digits)| {
                     digits.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok()
                 });
-                format!("{:.*}", digits.unwrap_or(6usize).min(64), f64::from_bits(bits))
+                let value = f64::from_bits(bits);
+                let text = float_text(kind, value, digits.unwrap_or(6usize).min(64));
+                let plus = spec.contains('+') && !value.is_sign_negative();
+                if plus { format!("+{text}") } else { text }
             }
-            'g' => f64::from_bits(bits).to_string(),
             other => format!("%{other}"),
         };
         let width: usize = spec
@@ -157,6 +165,62 @@ fn format_text(cx: &mut Cx<'_>, lane: u32, format: &str, mut args: u64) -> Strin
         }
     }
     out
+}
+
+/// A number as C prints it with `%f`, `%e` or `%g`; hexadecimal ones as `%e`.
+fn float_text(kind: char, value: f64, digits: usize) -> String {
+    let scientific = |digits: usize| {
+        let text = format!("{value:.digits$e}");
+        match text.split_once('e') {
+            Some((number, power)) => {
+                let power: i32 = power.parse().unwrap_or(0);
+                let sign = if power < 0 { '-' } else { '+' };
+                (number.to_string(), power, format!("e{sign}{:02}", power.abs()))
+            }
+            None => (text, 0, String::new()),
+        }
+    };
+    let text = if !value.is_finite() {
+        let sign = if value.is_sign_negative() { "-" } else { "" };
+        format!("{sign}{}", if value.is_nan() { "nan" } else { "inf" })
+    } else {
+        match kind.to_ascii_lowercase() {
+            'f' => format!("{value:.digits$}"),
+            'g' => {
+                let digits = digits.max(1);
+                let (number, power, tail) = scientific(digits - 1);
+                let (number, tail) = if (-4..digits as i32).contains(&power) {
+                    let after = (digits as i32 - 1 - power) as usize;
+                    (format!("{value:.after$}"), String::new())
+                } else {
+                    (number, tail)
+                };
+                let short = number.trim_end_matches('0').trim_end_matches('.');
+                let number = if number.contains('.') { short } else { &number };
+                format!("{number}{tail}")
+            }
+            _ => {
+                let (number, _, tail) = scientific(digits);
+                format!("{number}{tail}")
+            }
+        }
+    };
+    if kind.is_ascii_uppercase() { text.to_uppercase() } else { text }
+}
+
+/// `malloc(size)` gives a null pointer, `free(pointer)` nothing.
+unsafe fn heap(cx: &mut Cx<'_>, inst: &Inst) -> Flow {
+    let result = cx.list(inst.d, 2)[1];
+    if result != NO_REG {
+        let frame = cx.split().frame as usize;
+        let base = cx.warp.frames[frame].local_base;
+        for lane in lanes_of(cx.mask) {
+            if let Some(slice) = cx.warp.local.slice(lane, base + result, 8) {
+                slice.fill(0);
+            }
+        }
+    }
+    Flow::Next
 }
 
 /// `__assertfail(message, file, line, function, size)`.

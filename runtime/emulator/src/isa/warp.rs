@@ -68,12 +68,6 @@ unsafe fn member_mask(cx: &mut Cx<'_>, inst: &Inst) -> Result<u32, Flow> {
     // SAFETY: an operand of this frame.
     let row = unsafe { cx.row32(inst.c) };
     let mask = row[cx.mask.trailing_zeros() as usize];
-    if cx.mask & !mask != 0 {
-        return Err(cx.misuse(format!(
-            "lanes 0x{:08x} execute this, the member mask is 0x{mask:08x}",
-            cx.mask
-        )));
-    }
     if let Some(lane) = lanes_of(cx.mask).find(|&lane| row[lane as usize] != mask) {
         // Groups with masks of their own, each complete in itself.
         let own = row[lane as usize];
@@ -82,6 +76,12 @@ unsafe fn member_mask(cx: &mut Cx<'_>, inst: &Inst) -> Result<u32, Flow> {
         }
         let group = cx.mask & mask;
         return Err(cx.split_off(group));
+    }
+    if cx.mask & !mask != 0 {
+        return Err(cx.misuse(format!(
+            "lanes 0x{:08x} execute this, the member mask is 0x{mask:08x}",
+            cx.mask
+        )));
     }
     Ok(mask)
 }
