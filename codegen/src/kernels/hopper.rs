@@ -34,7 +34,7 @@ mod tile;
 mod widened;
 
 pub(super) use dense::design;
-pub(super) use expert_tiles::{ExpertTile, ExpertTiles, Rows};
+pub(super) use expert_tiles::{ExpertTile, ExpertTiles, First, Rows, TOGETHER};
 pub(super) use gradient::design as gradient;
 pub(super) use grouped::{Load, Sorted, SortedRows, design as grouped};
 pub(super) use masked::design as masked;

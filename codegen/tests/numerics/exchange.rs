@@ -97,6 +97,11 @@ fn uneven_loads() {
     // A block of rows of one expert is not enough.
     let one = Spread { ranks: [2, 2], experts: 2, top_k: 1, ..BASE };
     check(&Problem { load: Load::OneRank, ..problem("many rows", one, &[90, 130]) }, 1);
+    // Nor are the blocks with which experts take turns; more experts than lanes take none.
+    let turns = Spread { ranks: [1, 1], experts: 2, top_k: 1, sizes: [64, 32], ..BASE };
+    check(&problem("experts in turn", turns, &[1300]), 1);
+    let many = Spread { ranks: [2, 2], experts: 80, top_k: 8, sizes: [64, 32], ..BASE };
+    check(&problem("many experts", many, &[40, 25]), 1);
 }
 
 /// What tensor cores do not multiply.

@@ -2,6 +2,7 @@
 
 use super::member::Tasks;
 use super::progress::{Progress, Stage};
+use super::sorted::Plan;
 use crate::builder::{Builder, F32, I32};
 use crate::kernels::blocks::Blocks;
 use crate::kernels::pointwise::evaluate;
@@ -62,7 +63,7 @@ impl<'e> Activate<'e> {
         &self,
         b: &'k Builder<'k>,
         progress: &Progress<'k>,
-        total: I32<'k>,
+        plan: &Plan<'k>,
         tasks: Tasks<'k>,
     ) {
         b.note("role: function between the products");
@@ -82,7 +83,7 @@ impl<'e> Activate<'e> {
             };
             (0..width as usize).map(element).collect()
         };
-        tasks.each(b, total, |row| {
+        plan.each_row(b, tasks, |row| {
             progress.wait(row, Stage::Hidden);
             match (&self.blocks, self.spec.activation.quantized) {
                 (Some(blocks), Some((_, format))) => {

@@ -2,10 +2,10 @@
 
 use super::activate::Activate;
 use super::member::Tasks;
-use super::sorted::Rows;
+use super::sorted::{Rows, turns};
 use crate::builder::{Builder, I32};
 use crate::kernels::factors::Factors;
-use crate::kernels::hopper::{ExpertTiles, Rows as TileRows, SortedRows};
+use crate::kernels::hopper::{ExpertTiles, First, Rows as TileRows, SortedRows};
 use crate::kernels::product::Product;
 use crate::kernels::variant::Variant;
 use moec_ir::Sizes;
@@ -44,14 +44,16 @@ impl OnCores {
     /// The product of all blocks of this CTA.
     fn run<'k>(&self, b: &'k Builder<'k>, split: Split, rows: &Rows<'k, '_>) {
         let variant = &self.variant;
+        let experts = rows.member.exchange.experts_each();
         let tiles = ExpertTiles {
             b,
             rows: TileRows::Sorted(rows.plan.route),
-            experts: rows.member.exchange.experts_each(),
+            experts,
             tile: [variant.rows(), variant.columns()],
             across: self.across(),
-            ctas: u64::from(split.compute),
-            before: u64::from(split.comm),
+            step: u64::from(split.compute),
+            first: First::Is(b.cta(0) - b.i32(split.comm)),
+            at_once: turns(experts, variant.rows()),
         };
         let factors = self.factors.bind(b);
         tiles.each((), |tile, ()| {
@@ -92,7 +94,7 @@ pub(super) fn compute<'k>(
     let warps = b.threads() / 32;
     let own = (b.cta(0) - b.i32(split.comm)) * warps.cast_signed() + b.warp();
     let tasks = Tasks { first: own, step: u64::from(split.compute * warps) };
-    activate.run(b, &rows[0].progress, rows[0].plan.total, tasks);
+    activate.run(b, &rows[0].progress, &rows[0].plan, tasks);
     b.note("role: multiply, second product");
     products[1].run(b, split, rows[1]);
 }

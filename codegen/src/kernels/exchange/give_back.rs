@@ -24,7 +24,7 @@ impl<'k> GiveBack<'k, '_> {
         b.note("role: give results back");
         let (member, exchange) = (self.member, self.member.exchange);
         let (top_k, bytes) = (member.top_k(), exchange.result_bytes());
-        tasks.each(b, self.plan.total, |row| {
+        self.plan.each_row(b, tasks, |row| {
             let pair = self.plan.pair(row);
             let (number, which) = (pair / top_k, pair % top_k);
             let (token, rank) = (number / member.ranks(), number % member.ranks());

@@ -2,9 +2,9 @@
 
 use super::activate::Activate;
 use super::member::Tasks;
-use super::sorted::Rows;
+use super::sorted::{Rows, turns};
 use crate::builder::Builder;
-use crate::kernels::hopper::Sorted;
+use crate::kernels::hopper::{ExpertTiles, First, Sorted};
 use moec_ir::kernel::exchange::Split;
 
 /// The number of the barrier at which stages pass from one product to the next.
@@ -22,8 +22,12 @@ pub(super) fn compute<'k>(
     let rings = [first.ring(b), second.ring(b)];
     rings.iter().for_each(Sorted::prepare);
     let route = rows[0].plan.route;
-    let before = u64::from(split.comm);
-    let tiles = [first.tiles(b, route, before), second.tiles(b, route, before)];
+    let of_cta = b.cta(0) - b.i32(split.comm);
+    let tiles = products.each_ref().map(|product| {
+        let tiles = product.tiles(b, route);
+        let at_once = turns(tiles.experts, tiles.tile[0]);
+        ExpertTiles { first: First::Is(of_cta), at_once, ..tiles }
+    });
     let (threads, warps) = (u64::from(b.threads()), first.consumers() * 4);
     let [few, many] = first.registers();
     b.if_or(
@@ -35,9 +39,9 @@ pub(super) fn compute<'k>(
             // What threads wrote to shared memory comes before the copies of the next product.
             b.fence_async();
             b.named_arrive(STAGES, threads);
-            let own = (b.cta(0) - b.i32(split.comm)) * warps as i32 + b.warp();
+            let own = of_cta * warps as i32 + b.warp();
             let tasks = Tasks { first: own, step: u64::from(split.compute) * warps };
-            activate.run(b, &rows[0].progress, rows[0].plan.total, tasks);
+            activate.run(b, &rows[0].progress, &rows[0].plan, tasks);
             b.note("role: multiply, second product");
             second.consume(b, &rings[1], &tiles[1], rows[1]);
         },

@@ -3,7 +3,7 @@
 
 use super::consumer::Consumer;
 use super::dense::multiplies;
-use super::expert_tiles::{ExpertTile, ExpertTiles, Rows};
+use super::expert_tiles::{ExpertTile, ExpertTiles, First, Rows};
 use super::gather::Gather;
 use super::operand::tensor_map;
 use super::panels::Panels;
@@ -150,12 +150,11 @@ impl Sorted {
         ring.prepare(u64::from(WARPGROUP) + 1);
     }
 
-    /// The tiles of a CTA, of those behind the first `before` of the launch.
+    /// The tiles of a CTA, all blocks of an expert at once.
     pub(in crate::kernels) fn tiles<'k>(
         &self,
         b: &'k Builder<'k>,
         route: Ptr<'k>,
-        before: u64,
     ) -> ExpertTiles<'k> {
         ExpertTiles {
             b,
@@ -163,8 +162,9 @@ impl Sorted {
             experts: self.experts,
             tile: [self.tile.rows, self.tile.columns],
             across: self.across,
-            ctas: self.tile.ctas,
-            before,
+            step: self.tile.ctas,
+            first: First::Cta,
+            at_once: None,
         }
     }
 
@@ -296,7 +296,7 @@ impl Design for Grouped {
         Sorted::prepare(&ring);
         // The plan of the routes: offsets of the experts' rows, then the rows.
         let route = b.operand(sorted.factors.operands()).read_only();
-        let tiles = sorted.tiles(b, route, 0);
+        let tiles = sorted.tiles(b, route);
         let rows = Routed {
             b,
             route,

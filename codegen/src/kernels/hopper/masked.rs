@@ -3,7 +3,7 @@
 
 use super::consumer::Consumer;
 use super::dense::multiplies;
-use super::expert_tiles::{ExpertTile, ExpertTiles, Rows};
+use super::expert_tiles::{ExpertTile, ExpertTiles, First, Rows};
 use super::operand::{boxed, tensor_map};
 use super::panels::Panels;
 use super::results;
@@ -108,8 +108,9 @@ impl Design for Masked {
             rows: Rows::Counted { count, capacity: b.size(&self.c.shape[1]) },
             experts: self.experts,
             across: self.across,
-            ctas: tile.ctas,
-            before: 0,
+            step: tile.ctas,
+            first: First::Cta,
+            at_once: None,
         };
         let consumers = b.i32(tile.consumers() * u64::from(WARPGROUP));
         let [few, many] = tile.registers();
