@@ -19,7 +19,7 @@
 //! [`KernelSpec::SpreadExperts`]: super::KernelSpec::SpreadExperts
 
 use super::{Scalar, View};
-use crate::{DType, Dim, Ranks, ScaleFormat, Sym};
+use crate::{DType, Dim, Ranks, ScaleFormat, Sizes, Sym};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -259,6 +259,19 @@ impl Exchange {
 /// Bytes of a row, up to where the next may begin.
 fn bytes((elements, dtype): (u64, DType)) -> u64 {
     (elements * dtype.bytes()).next_multiple_of(ALIGN)
+}
+
+impl SpreadExperts {
+    /// The most tiles of a product that there are at once when every rank has as many tokens as
+    /// the step: more CTAs that multiply find nothing to do. Tiles have at least 64 rows and 64
+    /// columns, as those of tensor cores do (PTX ISA 9.7.15).
+    pub fn most_tiles(&self, step: &Sizes) -> u64 {
+        const TILE: u64 = 64;
+        let rows = self.exchange.most_rows().eval(step);
+        let blocks = rows.div_ceil(TILE) + self.exchange.experts_each().min(rows);
+        let columns = self.exchange.hidden.0.max(self.exchange.result.0).div_ceil(TILE);
+        blocks * columns
+    }
 }
 
 /// One matrix per expert of a rank, with its scales where it is FP8.

@@ -55,7 +55,8 @@ pub struct Partition {
     pub solution: Solution,
 }
 
-/// Divides the SMs for a plan of several ranks and has its kernels do so. Kernels in which no SM
+/// Divides the SMs for a plan of several ranks and has its kernels do so; CTAs that would never
+/// have a tile are left out. Kernels in which no SM
 /// would communicate keep what the cost model gave them: their messages are sent by CTAs of their
 /// own.
 pub(crate) fn partition(
@@ -66,11 +67,12 @@ pub(crate) fn partition(
     let Some(cell) = cell(plan, explanation, spread) else { return Ok(None) };
     let solution = solve(&cell, &plan.target)?;
     let best = solution.best();
-    if let Some(comm) = best.comm_sms.filter(|comm| *comm > 0) {
-        for kernel in &mut plan.kernels {
-            if let KernelSpec::SpreadExperts(experts) = &mut kernel.spec {
-                experts.split = Split { comm, compute: best.compute_sms };
-            }
+    let best = best.comm_sms.filter(|comm| *comm > 0).map(|comm| (comm, best.compute_sms));
+    for kernel in &mut plan.kernels {
+        if let KernelSpec::SpreadExperts(experts) = &mut kernel.spec {
+            let (comm, compute) = best.unwrap_or((experts.split.comm, experts.split.compute));
+            let tiles = u32::try_from(experts.most_tiles(&plan.workload)).unwrap_or(u32::MAX);
+            experts.split = Split { comm, compute: compute.min(tiles.max(1)) };
         }
     }
     Ok(Some(Partition { cell, solution }))
