@@ -2,7 +2,7 @@
 //! and LLVM's intrinsics cannot give in the form that we need.
 
 use super::value::Scalar;
-use super::{Builder, I32, Val, bug, parse_type, result_of};
+use super::{Builder, I32, I64, Val, bug, parse_type, result_of};
 use melior::ir::attribute::StringAttribute;
 use melior::ir::{Type, Value};
 
@@ -101,5 +101,22 @@ impl<'k> I32<'k> {
     /// from it in a loop stays there, instead of being kept in registers throughout.
     pub(crate) fn anew(self) -> Self {
         self.b.assembly_word("mov.b32 $0, $1;", "=r,r", &[self.raw])
+    }
+
+    /// The bits from that number on, none from 32 on: `shl.b32` (PTX ISA 9.7.8.8), which clamps.
+    pub(crate) fn bits_from(self) -> Self {
+        self.b.assembly_word("shl.b32 $0, -1, $1;", "=r,r", &[self.raw])
+    }
+}
+
+impl<'k> I64<'k> {
+    /// As [`I32::anew`]: `mov.b64` (PTX ISA 9.7.9.1). Of sums with constants LLVM makes alternatives
+    /// and sums with what is below; ptxas adds 64 bits in one uniform instruction where it sees one
+    /// base for all.
+    pub(crate) fn anew(self) -> Self {
+        match self.b.assembly("mov.b64 $0, $1;", "=l,l", &[self.raw], &[self.b.types.i64])[..] {
+            [value] => Val::new(self.b, value),
+            _ => bug("assembly without its result"),
+        }
     }
 }

@@ -47,12 +47,14 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
         let row = b.thread() / WARPGROUP as i32 * wgmma::ROWS as i32;
         let row = row + b.warp() % 4 * 16 + b.lane() / 4;
         let token = cta.first_token + row;
+        let column = b.lane() % 4 * 2;
+        let seen = Seen::new(b, cta.operands, (token, cta.n_tokens), cta.first_key + column);
         Self {
             cta,
             first_row,
             token,
-            column: b.lane() % 4 * 2,
-            seen: Seen::new(b, cta.operands, token, cta.n_tokens),
+            column,
+            seen,
             releases: b.i32(1).when(b.lane().eq(b.i32(0)), b.i32(0)),
         }
     }
@@ -111,8 +113,7 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
         scores: Vec<F32<'k>>,
     ) -> (Softmax<'k>, Vec<F32<'k>>, [F32<'k>; 2]) {
         let (b, design) = (self.cta.b, self.cta.design);
-        let from = self.cta.first_key + block * design.layout.keys as i32;
-        let scores = rows::mask(b, &self.seen, from, self.column, scores);
+        let scores = rows::mask(b, &self.seen, self.cta.first_key, block, scores);
         softmax.take(b, &scores, design.problem.scale, None)
     }
 
@@ -132,8 +133,8 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
         let keys = self.cta.base + self.stage(block) * layout.keys_bytes() as i32;
         let mut scores: Option<Vec<F32<'k>>> = None;
         for (part, columns) in layout.parts.iter().enumerate() {
-            let q = b.wgmma_descriptor(queries.anew() + layout.queries(part) as i32);
-            let k = b.wgmma_descriptor(keys + layout.keys_at(part) as i32);
+            let q = b.wgmma_descriptor(queries.anew() + layout.queries(part) as i32).anew();
+            let k = b.wgmma_descriptor(keys + layout.keys_at(part) as i32).anew();
             for step in 0..columns.steps {
                 let both = [at_step(q, step, layout::ROWS), at_step(k, step, layout.keys)];
                 scores = Some(match scores {
@@ -158,7 +159,7 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
         self.wait(block, STAGES);
         let stage = self.cta.base + self.stage(block) * layout.values_bytes() as i32;
         let address = stage + layout.values_at() as i32;
-        let values = b.wgmma_descriptor_across(address, layout::panel_bytes(layout.keys));
+        let values = b.wgmma_descriptor_across(address, layout::panel_bytes(layout.keys)).anew();
         for (step, weights) in (0i64..).zip(weights.chunks_exact(4)) {
             // 16 keys, a row of 128 bytes each.
             let values = values + step * (16 * wgmma::ROW_BYTES / 16) as i64;
