@@ -1,6 +1,7 @@
 //! The whole compiler on one screen.
 
 use crate::args::CompileArgs;
+use crate::failure::tell;
 use crate::partition;
 use moec_codegen::Generated;
 use moec_frontend::{Ast, Model};
@@ -95,6 +96,7 @@ pub(crate) fn compile(
         let generated = stage(&format!("generate {phase}"), || {
             moec_codegen::generate(&optimized.plan, request.texts)
         })?;
+        tell(&generated.warnings, None);
         artefact::validate(&generated.plan)?;
         moec_passes::partition::residency::check_plan(&generated.plan)?;
         after!(Stage::Generated(&generated));

@@ -1,11 +1,11 @@
-//! Writes `plan.json` and `kernels.ptx` of DeepSeek-V3's products in the forms that no plan of its
-//! inference has, for the report of machine code: `forms FOLDER`.
+//! Writes `plan.json` and `kernels.ptx` of DeepSeek-V3's products and attention in the forms that no
+//! plan of its inference has, for the report of machine code: `forms FOLDER`.
 
 use moec_codegen::{Options, generate};
 use moec_ir::DType::{self, Bf16, F8e4m3, F32};
-use moec_ir::kernel::{KernelSpec, View};
-use moec_ir::plan::{FORMAT, Kernel, Launch, PlanFunction};
-use moec_ir::{Dim, Phase, Plan, Sizes, Target};
+use moec_ir::kernel::{KernelSpec, Quantized, View};
+use moec_ir::plan::{FORMAT, Kernel, Launch, PAGE_ROWS, PlanFunction};
+use moec_ir::{Dim, Phase, Plan, ScaleFormat, Sizes, Sym, Target};
 use std::path::PathBuf;
 
 /// Experts of a GPU, and rows that each has a place for.
@@ -50,6 +50,30 @@ fn gradient([n, k]: [u64; 2], experts: u64) -> Result<KernelSpec, String> {
     })
 }
 
+/// Absorbed attention of 128 heads to a packed cache, whose rows have 656 bytes.
+fn packed_attention(format: ScaleFormat) -> KernelSpec {
+    const ROW: u64 = 656;
+    let rows = Dim::from(i32::MAX as u64);
+    let cached = |dtype: DType, len: u64| {
+        View::new(dtype, [rows.clone(), 1.into(), len.into()], [ROW / dtype.bytes(), 0, 1])
+    };
+    let of_heads = |len: u64| {
+        View::new(Bf16, [Dim::from(Sym::Tokens), 128.into(), len.into()], [128 * len, len, 1])
+    };
+    let scale = View::new(F32, [rows.clone(), 4.into()], [ROW / 4, 1]);
+    KernelSpec::Attention {
+        q: vec![of_heads(512), of_heads(64)],
+        k: vec![cached(F8e4m3, 512), cached(Bf16, 64)],
+        v: cached(F8e4m3, 512),
+        out: of_heads(512),
+        scale: 0.135.into(),
+        page: Some(PAGE_ROWS),
+        values_in_keys: true,
+        quantized: Some(Quantized { scale, block: 128, format }),
+        log_sums: None,
+    }
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder: PathBuf = std::env::args().nth(1).ok_or("usage: forms FOLDER")?.into();
     let mut specs = vec![];
@@ -61,6 +85,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for product in PRODUCTS {
         specs.push(("gradient of weights".into(), gradient(product, 1)?));
         specs.push(("gradients of each expert's weights".into(), gradient(product, EXPERTS)?));
+    }
+    for (what, format) in [("float32", ScaleFormat::F32), ("powers of two", ScaleFormat::Ue8m0)] {
+        let what = format!("attention to an FP8 cache, scales {what}");
+        specs.push((what, packed_attention(format)));
     }
     let launches = specs.iter().enumerate().map(|(kernel, (what, _))| Launch {
         kernel,

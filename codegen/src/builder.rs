@@ -20,6 +20,7 @@ pub(crate) mod mbarrier;
 pub(crate) mod memory;
 pub(crate) mod network;
 pub(crate) mod order;
+pub(crate) mod pairs;
 pub(crate) mod roles;
 pub(crate) mod special;
 pub(crate) mod tensor_copy;

@@ -30,6 +30,8 @@ pub struct KernelCode {
     pub geometry: Geometry,
     /// Sizes whose numbers it reads.
     pub reads: Vec<Sym>,
+    /// What a user should know of it: E0904.
+    pub warning: Option<Diagnostic>,
     /// The tiles that its tensor cores multiply, where it is a product on those.
     pub tiles: Option<Tiles>,
 }
@@ -45,6 +47,8 @@ pub struct Generated {
     pub mlir: String,
     /// All kernels in LLVM IR; empty if not asked for.
     pub llvm: String,
+    /// What a user should know of the kernels, each once.
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Makes the code of all kernels of a plan.
@@ -52,7 +56,8 @@ pub struct Generated {
 /// # Errors
 ///
 /// `E0901` for an element type that kernels do not compute in, `E0902` for views that
-/// contradict their kernel; all kernels are tried.
+/// contradict their kernel, `E0903` for heads of attention that are too large; all kernels are
+/// tried.
 pub fn generate(plan: &Plan, options: Options) -> Result<Generated, Vec<Diagnostic>> {
     let step = Step { phase: plan.phase, sizes: plan.workload };
     let compiled: Vec<Result<KernelCode, Diagnostic>> = plan
@@ -63,7 +68,7 @@ pub fn generate(plan: &Plan, options: Options) -> Result<Generated, Vec<Diagnost
         })
         .collect();
     let mut plan = plan.clone();
-    let mut mistakes = Vec::new();
+    let (mut mistakes, mut warnings) = (Vec::new(), Vec::new());
     let (mut ptx, mut mlir, mut llvm) = (String::new(), String::new(), String::new());
     for (kernel, code) in plan.kernels.iter_mut().zip(compiled) {
         match code {
@@ -75,13 +80,18 @@ pub fn generate(plan: &Plan, options: Options) -> Result<Generated, Vec<Diagnost
                 push_entry(&mut ptx, entry);
                 mlir.push_str(&code.mlir);
                 llvm.push_str(&code.llvm);
+                warnings.extend(code.warning.filter(|warning| !warnings.contains(warning)));
                 kernel.geometry = Some(code.geometry);
                 kernel.reads = code.reads;
             }
             Err(mistake) => mistakes.push(mistake),
         }
     }
-    if mistakes.is_empty() { Ok(Generated { plan, ptx, mlir, llvm }) } else { Err(mistakes) }
+    if mistakes.is_empty() {
+        Ok(Generated { plan, ptx, mlir, llvm, warnings })
+    } else {
+        Err(mistakes)
+    }
 }
 
 /// Makes the code of one kernel, for a step of the given kind.
@@ -110,7 +120,7 @@ fn compile(
     let design = kernels::design(spec, step, target)?;
     let geometry = design.geometry();
     let operands = design.operands();
-    let tiles = design.tiles();
+    let (tiles, warning) = (design.tiles(), design.warning());
     let signature = Signature {
         name: name.to_owned(),
         threads: geometry.block.iter().product(),
@@ -122,7 +132,7 @@ fn compile(
     let mlir = if options.mlir { module.as_operation().to_string() } else { String::new() };
     let Lowered { llvm, ptx } = lower::lower(context, module, &target.arch, options.llvm);
     let reads = sizes_read(&ptx, name, operands);
-    Ok(KernelCode { mlir, llvm, ptx, geometry, reads, tiles })
+    Ok(KernelCode { mlir, llvm, ptx, geometry, reads, warning, tiles })
 }
 
 /// The sizes that an entry reads: they are its parameters behind the pointers.

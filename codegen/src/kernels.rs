@@ -14,6 +14,7 @@ mod exchange;
 mod expert_row;
 mod factors;
 mod gather;
+mod gather_latent;
 mod gemm;
 mod grouped_gemm;
 mod hopper;
@@ -64,6 +65,10 @@ pub(crate) trait Design {
     fn tiles(&self) -> Option<Tiles> {
         None
     }
+    /// What a user should know of it.
+    fn warning(&self) -> Option<Diagnostic> {
+        None
+    }
     /// Appends the kernel's body.
     fn body<'k>(&self, b: &'k Builder<'k>);
 }
@@ -107,9 +112,21 @@ pub(crate) fn design(
         }
         KernelSpec::Gather { table, out } => gather::gather(table, out, step),
         KernelSpec::Scatter { x, table } => gather::scatter(x, table, step),
-        KernelSpec::AppendLatent { latent, weight, key, cache, eps, interleaved, rounded } => {
+        KernelSpec::AppendLatent {
+            latent,
+            weight,
+            key,
+            cache,
+            eps,
+            interleaved,
+            rounded,
+            packed,
+        } => {
             let operands = [latent, weight, key, cache];
-            append_latent::design(operands, *eps, *interleaved, *rounded, step)?
+            append_latent::design(operands, *eps, *interleaved, *rounded, packed.as_ref(), step)?
+        }
+        KernelSpec::GatherLatent { latent, packed, out, block } => {
+            gather_latent::design(latent, packed, out, *block, step)?
         }
         KernelSpec::Attention { .. } => attention::design(spec, step, target)?,
         KernelSpec::AttentionMerge { partial, log_sums, out } => {

@@ -13,6 +13,7 @@ mod numerics {
     pub(crate) mod gradients;
     pub(crate) mod machine;
     pub(crate) mod masked;
+    pub(crate) mod packed;
     pub(crate) mod products;
     pub(crate) mod quantized;
     pub(crate) mod routing;

@@ -22,7 +22,7 @@ mod train;
 mod value;
 
 pub use parallel::{Parallel, Spread};
-pub use precision::{Fp8, Precision};
+pub use precision::{Fp8, Fp8Cache, Precision};
 pub use sections::TargetSection;
 pub use train::{AdamW, LossTerm, Train, Update};
 

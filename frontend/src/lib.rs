@@ -30,7 +30,8 @@ mod parse;
 
 pub use ast::Ast;
 pub use check::{
-    AdamW, Fp8, LossTerm, Model, Parallel, Precision, Spread, TargetSection, Train, Update, check,
+    AdamW, Fp8, Fp8Cache, LossTerm, Model, Parallel, Precision, Spread, TargetSection, Train,
+    Update, check,
 };
 pub use format::format;
 pub use import::{Fp8Recipe, import};

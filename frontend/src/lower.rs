@@ -1,10 +1,11 @@
 //! From a checked model to the graph that is compiled: what the precision section means for it.
 
 mod fp8;
+mod packed;
 mod remembered;
 mod rewrite;
 
-use crate::{Fp8, Model, Precision};
+use crate::{Fp8, Fp8Cache, Model, Precision};
 use moec_ir::graph::Graph;
 use moec_ir::{DType, Diagnostic};
 
@@ -15,12 +16,16 @@ const SUMMED_AT_ONCE: u64 = 32;
 ///
 /// Before: a checked model, whose graph says nothing of precision but element types. After: its
 /// graph, where every product that the section `precision` makes FP8 is one of quantised rows
-/// and weights, each dequantised by its scales.
+/// and weights, each dequantised by its scales, and what a cache in FP8 keeps is quantised.
 ///
 /// # Errors
-/// E0410 for a recipe, or a use of a weight, that is not compiled.
+/// E0410 for a recipe, or a use of a weight, that is not compiled; E0411 for a cache that FP8 does
+/// not fit.
 pub fn lower(model: &Model) -> Result<Graph, Vec<Diagnostic>> {
     let mut graph = model.graph.clone();
+    if let Some(recipe) = &model.precision.cache {
+        pack_caches(&mut graph, recipe, &model.precision)?;
+    }
     let Precision { linear, experts, .. } = &model.precision;
     let recipes: Vec<&Fp8> = linear.iter().chain(experts).collect();
     let Some(first) = recipes.first() else { return Ok(graph) };
@@ -39,6 +44,27 @@ pub fn lower(model: &Model) -> Result<Graph, Vec<Diagnostic>> {
         }
     }
     if mistakes.is_empty() { Ok(graph) } else { Err(mistakes) }
+}
+
+/// Packs the caches of all functions.
+fn pack_caches(
+    graph: &mut Graph,
+    recipe: &Fp8Cache,
+    precision: &Precision,
+) -> Result<(), Vec<Diagnostic>> {
+    let mut mistakes = vec![];
+    for function in &mut graph.functions {
+        match packed::pack(function, recipe, precision) {
+            Ok(packed) => *function = packed,
+            Err(found) => mistakes.extend(found),
+        }
+    }
+    let mut caches = graph.functions.iter().flat_map(|f| &f.caches);
+    if mistakes.is_empty() && caches.all(|cache| cache.packed.is_none()) {
+        let d = Diagnostic::error("E0411", "there is no cache to keep in FP8");
+        mistakes.push(d.at(recipe.span, "asked for here").help("leave out this line"));
+    }
+    if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
 }
 
 /// What of a recipe has no kernels.

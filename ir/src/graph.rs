@@ -6,12 +6,14 @@
 
 pub mod eval;
 pub mod op;
+mod packed;
 pub mod rotary;
 pub mod shape;
 mod text;
 pub mod verify;
 
 pub use op::{BinaryFn, GroupScore, Groups, Op, ReduceFn, UnaryFn};
+pub use packed::{PackedLayout, PackedRow};
 pub use rotary::{Rotary, Yarn};
 pub use text::ReadError;
 pub use verify::verify;
@@ -130,6 +132,9 @@ pub struct Cache {
     pub name: String,
     /// Shape and type of what is kept per token.
     pub ty: TensorType,
+    /// How that is stored, where not as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<PackedRow>,
 }
 
 /// Element type and shape of a value.

@@ -363,8 +363,26 @@ pub enum KernelSpec {
         /// The latent is rounded as by [`KernelSpec::Quantize`], times its scale.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rounded: Option<(u64, ScaleFormat)>,
+        /// Where rows of the cache are packed ([`crate::graph::PackedRow`]): `cache` is then `[V, N]`
+        /// f8e4m3, what the latent is rounded to, and its scales and the key lie elsewhere in the row.
+        /// A block with a NaN has that as its scale. Operands: scale and key of these follow cache.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        packed: Option<PackedParts>,
     },
-    /// Causal attention with online softmax. Operands: q parts.., k parts.., v, positions,
+    /// Rows of a packed cache ([`crate::graph::PackedRow`]) as they were before: `out[r, ..N] =
+    /// latent[index[r], ..] * scale of its block`, `out[r, N..] = key[index[r], ..]`. Operands:
+    /// latent, scale, key, index, out; as of [`KernelSpec::Gather`].
+    GatherLatent {
+        /// `[V, N]` f8e4m3
+        latent: View,
+        /// The rest of a row.
+        packed: PackedParts,
+        /// `[R, N + dim]`
+        out: View,
+        /// Elements that share a scale.
+        block: u64,
+    },
+    /// Causal attention with online softmax. Operands: q parts.., k parts.., v, \[scale\], positions,
     /// sequences, kv_start, \[pages\], out, \[log_sums\]. Scores are the sum over parts of inner products. Keys
     /// of the token at position `p` of sequence `b`: rows `kv_start[b] ..= kv_start[b] + p` of each
     /// k part and of v. `positions`, `sequences`: i32 `[T]`; `kv_start`: i32 `[B]`.
@@ -390,6 +408,10 @@ pub enum KernelSpec {
         /// Whether v is the leading elements of the first k part, in memory too.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         values_in_keys: bool,
+        /// Where given, v, which is in keys, and with it the first k part are f8e4m3 and count times
+        /// their scales. Their products may be of dequantised elements in the type of the queries.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quantized: Option<Quantized>,
         /// Where given, the keys of a token are divided into `C` chunks of about as many, whose
         /// results are kept apart: f32 `[T, C, H]`, the base-2 logarithms of the sums of weights
         /// (the powers of `e` of scores), with which [`KernelSpec::AttentionMerge`] brings them
@@ -447,6 +469,26 @@ pub enum KernelSpec {
         /// `[T, k]`
         out: View,
     },
+}
+
+/// Of packed rows ([`crate::graph::PackedRow`]), what is beside the quantised latent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PackedParts {
+    /// `[V, ceil(N / block)]` f32
+    pub scale: View,
+    /// `[V, dim]`
+    pub key: View,
+}
+
+/// The scales of quantised rows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Quantized {
+    /// `[S, ceil(d / block)]` f32, in pages like the rows.
+    pub scale: View,
+    /// Elements that share a scale.
+    pub block: u64,
+    /// What scales are rounded to.
+    pub format: ScaleFormat,
 }
 
 /// How a router's logits become scores.
@@ -543,6 +585,7 @@ impl KernelSpec {
             Self::Gather { .. } => "gather",
             Self::Scatter { .. } => "scatter",
             Self::AppendLatent { .. } => "append_latent",
+            Self::GatherLatent { .. } => "gather_latent",
             Self::Attention { .. } => "attention",
             Self::AttentionMerge { .. } => "attention_merge",
             Self::TopK { .. } => "top_k",

@@ -188,7 +188,7 @@ impl PartScale {
 pub struct PlanCache {
     /// Name in the source.
     pub name: String,
-    /// Element type.
+    /// Element type; e4m3 where rows are packed ([`crate::graph::PackedRow`]), a byte each.
     pub dtype: DType,
     /// Elements per token.
     pub row: u64,

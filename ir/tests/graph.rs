@@ -45,7 +45,7 @@ fn graph() -> Graph {
         name: "layer".into(),
         inputs: vec![x.clone()],
         params: vec![param("q", &[6, 4]), param("kv", &[2, 4]), param("o", &[4, 4])],
-        caches: vec![Cache { name: "latent".into(), ty: bf16(&[2]) }],
+        caches: vec![Cache { name: "latent".into(), ty: bf16(&[2]), packed: None }],
         nodes: vec![],
         outputs: vec![],
     });

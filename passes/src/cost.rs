@@ -23,7 +23,7 @@ pub use memory::Stream;
 pub use moec_ir::Transfer;
 pub use product::{Product, Tiles};
 
-use crate::language::{EGraph, Kernel, Node, Term, is_laid_out, rows};
+use crate::language::{EGraph, Kernel, Node, Term, is_laid_out, packed_behind, rows};
 use egg::Id;
 use moec_ir::{DType, Dim, Op, Ranks, Sizes, Sym, TensorType};
 
@@ -64,6 +64,7 @@ impl CostModel {
     /// that no kernel computes as it stands.
     pub(crate) fn node(&self, egraph: &EGraph, class: Id, node: &Node) -> Option<Estimate> {
         match &node.term {
+            Term::Kernel(kernel) if !writes_as_kept(egraph, kernel, &node.children) => None,
             Term::Kernel(kernel) => Some(self.kernel(egraph, class, kernel, &node.children)),
             Term::First | Term::Second { .. } => Some(Estimate::default()),
             // Its kernel counts what it has to write, and this may be left out.
@@ -94,7 +95,7 @@ impl CostModel {
         self.elements(ty) * ty.dtype.bytes() as f64
     }
 
-    /// Bytes behind a value: a repeated tensor is read once.
+    /// Bytes behind a value: a repeated tensor is read once, rows of a packed cache as they lie there.
     fn footprint(&self, egraph: &EGraph, id: Id) -> f64 {
         let class = &egraph[id];
         let repeated = class.nodes.iter().filter_map(|n| match n.term {
@@ -103,7 +104,12 @@ impl CostModel {
             }
             _ => None,
         });
-        repeated.fold(self.bytes(&class.data.ty), f64::min)
+        let bytes = repeated.fold(self.bytes(&class.data.ty), f64::min);
+        let packed = packed_behind(egraph, id).and_then(|(packed, row)| {
+            let unpacked = row.elements().constant()? * row.dtype.bytes();
+            Some(packed.layout(row)?.bytes as f64 / unpacked as f64)
+        });
+        bytes * packed.unwrap_or(1.0)
     }
 
     fn kernel(&self, egraph: &EGraph, class: Id, kernel: &Kernel, operands: &[Id]) -> Estimate {
@@ -266,4 +272,15 @@ impl CostModel {
         };
         attention.estimate(&self.machine)
     }
+}
+
+/// Whether a kernel that writes to a cache writes rows as that keeps them.
+fn writes_as_kept(egraph: &EGraph, kernel: &Kernel, operands: &[Id]) -> bool {
+    let rounded = match kernel {
+        Kernel::Scatter => None,
+        Kernel::AppendLatent { rounded, .. } => *rounded,
+        _ => return true,
+    };
+    let Some((packed, _)) = packed_behind(egraph, operands[0]) else { return true };
+    rounded == Some((packed.block, packed.scales))
 }

@@ -7,7 +7,7 @@ mod analysis;
 mod attributes;
 mod shape;
 
-pub(crate) use analysis::{Data, Part, Types, is_laid_out, needs, row_axis};
+pub(crate) use analysis::{Data, Part, Types, is_laid_out, needs, packed_behind, row_axis};
 pub(crate) use attributes::{Attr, code_text};
 pub(crate) use shape::{default_dtype, leads_with_past, node_type, rows};
 

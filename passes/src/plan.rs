@@ -21,7 +21,7 @@ use indexmap::{IndexMap, IndexSet};
 use moec_ir::kernel::exchange::Region;
 use moec_ir::kernel::{Exchange, KernelSpec};
 use moec_ir::plan::{Kernel, PlanCache, PlanFunction, Symmetric};
-use moec_ir::{Diagnostic, Function};
+use moec_ir::{DType, Diagnostic, Function};
 use std::collections::BTreeMap;
 
 /// The distinct kernels of a plan, in order of first use, with their names: family and number.
@@ -94,10 +94,12 @@ pub(crate) fn plan_function(
 ) -> Result<Planned, Diagnostic> {
     let emitted = emit::emit(function, extracted, cost, kernels)?;
     let (workspace, launches) = allocate::allocate(&emitted, cost);
-    let caches = function.caches.iter().map(|c| PlanCache {
-        name: c.name.clone(),
-        dtype: c.ty.dtype,
-        row: c.ty.elements().constant().unwrap_or(0),
+    let caches = function.caches.iter().map(|c| {
+        let (dtype, row) = match c.packed.and_then(|packed| packed.layout(&c.ty)) {
+            Some(layout) => (DType::F8e4m3, layout.bytes),
+            None => (c.ty.dtype, c.ty.elements().constant().unwrap_or(0)),
+        };
+        PlanCache { name: c.name.clone(), dtype, row }
     });
     let function = PlanFunction {
         name: function.name.clone(),

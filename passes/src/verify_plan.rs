@@ -157,12 +157,19 @@ fn accesses(spec: &KernelSpec) -> Vec<Access<'_>> {
         KernelSpec::Scatter { x, table } => {
             vec![read(x), index(x.shape[0].clone()), write(table)]
         }
-        KernelSpec::AppendLatent { latent, weight, key, cache, .. } => {
+        KernelSpec::AppendLatent { latent, weight, key, cache, packed, .. } => {
             let slots = index(latent.shape[0].clone());
-            vec![read(latent), read(weight), read(key), step(), step(), slots, write(cache)]
+            let read = [read(latent), read(weight), read(key), step(), step(), slots, write(cache)];
+            let packed = packed.iter().flat_map(|p| [write(&p.scale), write(&p.key)]);
+            read.into_iter().chain(packed).collect()
         }
-        KernelSpec::Attention { q, k, v, out, page, log_sums, .. } => {
-            let rows = q.iter().chain(k).chain([v]).map(read);
+        KernelSpec::GatherLatent { latent, packed, out, .. } => {
+            let rows = [read(latent), read(&packed.scale), read(&packed.key)];
+            rows.into_iter().chain([index(out.shape[0].clone()), write(out)]).collect()
+        }
+        KernelSpec::Attention { q, k, v, out, page, quantized, log_sums, .. } => {
+            let scale = quantized.iter().map(|quantized| read(&quantized.scale));
+            let rows = q.iter().chain(k).chain([v]).map(read).chain(scale);
             let steps = 3 + usize::from(page.is_some());
             let results = [out].into_iter().chain(log_sums).map(write);
             rows.chain((0..steps).map(|_| step())).chain(results).collect()

@@ -10,7 +10,7 @@ use models::{Config, TINY, model};
 use moec_ir::graph::Param;
 use moec_ir::graph::eval::{Evaluator, Tensor};
 use moec_ir::{Graph, Phase, Plan, Sizes, Target};
-use moec_passes::{Family, Options, optimize, rules};
+use moec_passes::{Family, Options, default_workload, optimize, rules};
 
 /// Both sides compute in float64, in different orders.
 const TOLERANCE: f64 = 1e-9;
@@ -88,6 +88,32 @@ fn check_batch(graph: &Graph, prefill: &Options, decode: &Options) {
 #[test]
 fn optimised_plans_compute_the_model() {
     check_batch(&model("Small", &SMALL), &Options::default(), &Options::default());
+}
+
+/// A packed cache: written part by part, gathered, and read where it lies by attention that is
+/// absorbed, whose parts may come in either order.
+#[test]
+fn plans_with_packed_caches_compute_the_model() {
+    for packed in [4, 6] {
+        let graph = model("Small", &Config { packed: Some(packed), ..SMALL });
+        let absorbed =
+            Options { workload: Some(default_workload(Phase::Decode)), ..Default::default() };
+        let families = |phase, options: &Options| -> Vec<&str> {
+            plan(&graph, phase, options).kernels.iter().map(|k| k.spec.family()).collect()
+        };
+        for options in [&Options::default(), &absorbed] {
+            check_batch(&graph, options, options);
+            let prefill = families(Phase::Prefill, options);
+            assert!(prefill.contains(&"append_latent") && !prefill.contains(&"scatter"));
+        }
+        assert!(!families(Phase::Decode, &Options::default()).contains(&"gather_latent"));
+        let expanded = Options {
+            without: ["absorb-key-projection", "absorb-value-projection"].map(Into::into).into(),
+            ..Default::default()
+        };
+        assert!(families(Phase::Decode, &expanded).contains(&"gather_latent"));
+        check_batch(&graph, &expanded, &expanded);
+    }
 }
 
 #[test]

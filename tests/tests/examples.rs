@@ -222,3 +222,35 @@ fn ptxas_accepts_every_kernel_of_v3_without_spills() {
         }
     }
 }
+
+/// DeepSeek-V3 with its cache in FP8: 656 bytes a token, written by one kernel, and read by tensor
+/// cores where it lies.
+#[test]
+fn a_packed_cache_is_written_and_read_part_by_part() {
+    let line = "  precision {\n    caches: fp8 e4m3 [1, 128]\n";
+    let graph = graph(&source("deepseek-v3").replace("  precision {\n", line));
+    for phase in Phase::ALL {
+        let mut plan = plan(&graph, phase);
+        let caches: Vec<_> = plan.functions.iter().flat_map(|f| &f.caches).collect();
+        assert!(!caches.is_empty() && caches.iter().all(|c| c.row * c.dtype.bytes() == 656));
+        let families: Vec<&str> = plan.kernels.iter().map(|k| k.spec.family()).collect();
+        let count = |family| families.iter().filter(|f| **f == family).count();
+        assert_eq!([count("append_latent"), count("scatter")], [1, 0], "{phase}");
+        assert_eq!(count("gather_latent"), usize::from(phase == Phase::Prefill));
+        let reads_cache = |k: &moec_ir::plan::Kernel| match &k.spec {
+            KernelSpec::AppendLatent { packed, .. } => packed.is_some(),
+            KernelSpec::Attention { quantized, .. } => quantized.is_some(),
+            spec => spec.family() == "gather_latent",
+        };
+        plan.kernels.retain(reads_cache);
+        assert_eq!(plan.kernels.len(), 2, "{phase}");
+        let ptx = moec_codegen::generate(&plan, Default::default()).unwrap().ptx;
+        assert_eq!(ptx.contains("wgmma.mma_async"), phase == Phase::Decode);
+        insta::assert_snapshot!(format!("deepseek-v3-packed.{phase}.ptx"), ptx);
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let Some(ptxas) = moec_codegen::ptxas::find(&root) else { continue };
+        let report = moec_codegen::ptxas::verify(&ptxas, &ptx, "sm_90a").unwrap();
+        assert_eq!(report.warnings, Vec::<String>::new());
+        assert!(report.entries.iter().all(|e| (e.spills, e.stack) == (0, 0)), "{report:?}");
+    }
+}

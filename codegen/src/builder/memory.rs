@@ -126,7 +126,7 @@ impl<'k> Ptr<'k> {
     }
 
     /// The builder that this belongs to.
-    pub(super) fn builder(self) -> &'k Builder<'k> {
+    pub(crate) fn builder(self) -> &'k Builder<'k> {
         self.b
     }
 

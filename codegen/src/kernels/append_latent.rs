@@ -1,6 +1,7 @@
 //! What MLA remembers of a token, into its row of the cache: the latent, normed, and the key that
 //! all heads share, rotated (DeepSeek-V2 2.1.2 and 2.1.3). Where only FP8 products read the
-//! latent it is rounded as they would round it.
+//! latent it is rounded as they would round it; in a packed cache it is kept so
+//! (`moec_ir::graph::PackedRow`).
 
 use super::blocks::Blocks;
 use super::quantize::scale_of;
@@ -11,7 +12,7 @@ use super::rows::{Row, Team};
 use super::{Design, Step};
 use crate::builder::{Bool, Builder, F32, I32, Ptr};
 use crate::tensor::{Tensor, vector_width};
-use moec_ir::kernel::View;
+use moec_ir::kernel::{PackedParts, View};
 use moec_ir::plan::Geometry;
 use moec_ir::{DType, Diagnostic, Dim, Real, ScaleFormat};
 
@@ -24,6 +25,7 @@ struct AppendLatent {
     weight: View,
     key: View,
     cache: View,
+    packed: Option<PackedParts>,
     eps: Real,
     pairing: Pairing,
     norm: Norm,
@@ -45,13 +47,25 @@ pub(super) fn design(
     eps: Real,
     interleaved: bool,
     rounded: Option<(u64, ScaleFormat)>,
+    packed: Option<&PackedParts>,
     step: Step,
 ) -> Result<Box<dyn Design>, Diagnostic> {
-    let pairing = Pairing::new(key, cache, interleaved)?.at_most(PAIRS);
+    let to_key = packed.map_or(cache, |packed| &packed.key);
+    let pairing = Pairing::new(key, to_key, interleaved)?.at_most(PAIRS);
     let columns = |view: &View| view.shape.last().and_then(Dim::constant).unwrap_or(0);
     let len = columns(latent);
-    let fits = columns(weight) == len && columns(cache) == len + columns(key);
-    if len == 0 || !fits || rounded.is_some_and(|(block, _)| block == 0) {
+    let block = rounded.map_or(1, |(block, _)| block);
+    let fits = match packed {
+        None => columns(cache) == len + columns(key),
+        Some(PackedParts { scale, key: to_key }) => {
+            cache.dtype == DType::F8e4m3
+                && columns(cache) == len
+                && columns(to_key) == columns(key)
+                && rounded.is_some()
+                && columns(scale) == len.div_ceil(block.max(1))
+        }
+    };
+    if len == 0 || columns(weight) != len || !fits || block == 0 {
         let message = format!("an append_latent kernel writes {latent} and {key} to {cache}");
         return Err(Diagnostic::error("E0902", message).help("build the artefact again"));
     }
@@ -69,7 +83,19 @@ pub(super) fn design(
         }
     };
     let [latent, weight, key, cache] = [latent, weight, key, cache].map(View::clone);
-    Ok(Box::new(AppendLatent { latent, weight, key, cache, eps, pairing, norm, width, len }))
+    let packed = packed.cloned();
+    Ok(Box::new(AppendLatent {
+        latent,
+        weight,
+        key,
+        cache,
+        packed,
+        eps,
+        pairing,
+        norm,
+        width,
+        len,
+    }))
 }
 
 impl Design for AppendLatent {
@@ -81,7 +107,7 @@ impl Design for AppendLatent {
     }
 
     fn operands(&self) -> usize {
-        7
+        if self.packed.is_some() { 9 } else { 7 }
     }
 
     fn body<'k>(&self, b: &'k Builder<'k>) {
@@ -93,6 +119,10 @@ impl Design for AppendLatent {
             positions: b.operand(4).read_only(),
             slots: b.operand(5).read_only(),
             cache: Tensor::operand(b, 6, &self.cache),
+            packed: self.packed.as_ref().map(|packed| {
+                [(7, &packed.scale), (8, &packed.key)]
+                    .map(|(at, view)| Tensor::operand(b, at, view))
+            }),
         };
         match &self.norm {
             Norm::Plain(team) => team.for_row(b, |row| self.plain(row, &operands)),
@@ -112,6 +142,8 @@ struct Operands<'k> {
     positions: Ptr<'k>,
     slots: Ptr<'k>,
     cache: Tensor<'k>,
+    /// Scales and key of a packed row.
+    packed: Option<[Tensor<'k>; 2]>,
 }
 
 impl<'k> Operands<'k> {
@@ -151,9 +183,22 @@ impl AppendLatent {
         let b = row.b;
         let read = |index: &[I32<'k>]| operands.latent.load(&[index[0], index[2]], self.width);
         let (slot, remembered) = operands.slot(row, &self.cache.shape[0]);
-        rows.row(row, &read, &read, &|_, values, factor| {
+        rows.row(row, &read, &read, &|block, values, factor| {
             let values = normed(values, factor, &operands.weight, self.width);
             let scale = scale_of(b, values.greatest(), format);
+            if let Some([scales, _]) = &operands.packed {
+                let nan = values.fold(b.f32(0.0), |most, v| most.max_nan(v.abs()));
+                let nan = nan.across(rows.blocks.group(), F32::max_nan);
+                let scale = nan.when(nan.is_nan(), scale);
+                b.if_(remembered, || {
+                    block.once(|index| scales.store(&[slot, index[2]], &[scale]));
+                    values.each(|index, values| {
+                        let scaled: Vec<F32<'k>> = values.iter().map(|&x| x / scale).collect();
+                        operands.cache.store(&[slot, index[2]], &scaled);
+                    });
+                });
+                return;
+            }
             b.if_(remembered, || {
                 values.each(|index, values| {
                     let round = |&x: &F32<'k>| (x / scale).rounded(DType::F8e4m3) * scale;
@@ -172,13 +217,11 @@ impl AppendLatent {
         let turns = self.pairing.turns_at(operands.turns, position);
         let (end, step) = (b.i32(self.pairing.vectors()), b.i32(row.threads));
         b.for_loop(row.thread, end, step, (), |vector, ()| {
-            let place = |at: I32<'k>| [slot, at + b.i32(self.len)];
-            self.pairing.turn(
-                turns,
-                vector,
-                |at, n| operands.key.load(&[row.index, at], n),
-                |at, values| operands.cache.store(&place(at), values),
-            );
+            let store = |at: I32<'k>, values: &[F32<'k>]| match &operands.packed {
+                Some([_, key]) => key.store(&[slot, at], values),
+                None => operands.cache.store(&[slot, at + b.i32(self.len)], values),
+            };
+            self.pairing.turn(turns, vector, |at, n| operands.key.load(&[row.index, at], n), store);
         });
     }
 }

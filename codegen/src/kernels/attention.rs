@@ -2,16 +2,19 @@
 //! never stored. Heads that read the same keys and values are computed together (multi-query
 //! and grouped-query attention; MLA after absorption, DeepSeek-V2 2.1.2).
 //!
+//! Of a packed cache (`moec_ir::graph::PackedRow`) the latent is e4m3 with scales.
+//!
 //! On tensor cores, where tensor copies can read the operands: `attention/latent.rs` for many heads
 //! that share a latent in a paged cache, `attention/flash.rs` for many tokens otherwise. On CUDA
 //! cores: `attention/decode.rs` for one token per sequence, `attention/prefill.rs` for many. All are
-//! correct for any step. Keys of several sequences may lie anywhere among the rows of the cache; rows
+//! correct for any step; `attention/limits.rs` tells where sizes keep it from tensor cores. Keys of several sequences may lie anywhere among the rows of the cache; rows
 //! that belong to no sequence of the step do no harm. `attention/merge.rs` brings chunks of keys
 //! together.
 
 mod decode;
 mod flash;
 mod latent;
+mod limits;
 mod merge;
 mod prefill;
 mod softmax;
@@ -20,11 +23,11 @@ mod tile;
 pub(super) use merge::design as merge;
 
 use super::{Design, Step};
-use crate::builder::{Builder, I32, Ptr};
+use crate::builder::{Builder, F32, I32, Ptr};
 use crate::tensor::Tensor;
-use moec_ir::kernel::{KernelSpec, View};
+use moec_ir::kernel::{KernelSpec, Quantized, View};
 use moec_ir::plan::PAGE_ROWS;
-use moec_ir::{Diagnostic, Dim, Phase, Target};
+use moec_ir::{DType, Diagnostic, Dim, Phase, Target};
 
 /// What any variant computes.
 #[derive(Clone, Debug)]
@@ -52,15 +55,12 @@ struct Problem {
     page: Option<u64>,
     /// Whether values are the leading elements of the first part of the keys.
     values_in_keys: bool,
+    /// The scales of values and of the first part of the keys, where these are quantised.
+    quantized: Option<Quantized>,
 }
 
 /// Scores below this weigh nothing; finite, so that differences of maxima are never NaN.
 const LOWEST: f32 = -1e38;
-
-/// Sizes of values, and of queries over all parts, up to which sums and slices of a head fit the
-/// registers of a warp and of a CTA's share.
-const MOST_VALUE: u64 = 512;
-const MOST_DEPTH: u64 = 2048;
 
 /// The design of a [`KernelSpec::Attention`].
 pub(super) fn design(
@@ -74,22 +74,41 @@ pub(super) fn design(
              `[S, Hv, dv]`; `Hk` and `Hv` divide `H`",
         )
     })?;
+    limits::check(&problem)?;
     if let Some(latent) = latent::Latent::new(&problem, target) {
         return Ok(Box::new(latent));
     }
-    Ok(match step.phase {
+    let mut limit = latent::Latent::limit(&problem, target);
+    let design: Box<dyn Design> = match step.phase {
         _ if problem.log_sums.is_some() => Box::new(decode::Decode::new(problem, step.sizes)),
         Phase::Decode => Box::new(decode::Decode::new(problem, step.sizes)),
         Phase::Prefill => match flash::Flash::new(&problem, target) {
-            Some(flash) => Box::new(flash),
-            None => Box::new(prefill::Prefill::new(problem)),
+            Some(flash) => return Ok(Box::new(flash)),
+            None => {
+                limit = limit.or_else(|| flash::Flash::limit(&problem, target));
+                Box::new(prefill::Prefill::new(problem))
+            }
         },
+    };
+    Ok(match limit {
+        Some(limit) => Box::new(limits::Slow { design, limit }),
+        None => design,
     })
 }
 
 impl Problem {
     fn new(spec: &KernelSpec) -> Result<Self, String> {
-        let KernelSpec::Attention { q, k, v, out, scale, page, values_in_keys, log_sums } = spec
+        let KernelSpec::Attention {
+            q,
+            k,
+            v,
+            out,
+            scale,
+            page,
+            values_in_keys,
+            quantized,
+            log_sums,
+        } = spec
         else {
             return Err(format!("is asked for, not {}", spec.family()));
         };
@@ -125,15 +144,19 @@ impl Problem {
             sharing = gcd(sharing, heads / key_heads);
             depth.push(d);
         }
+        let in_e4m3 = k.iter().chain([v]).map(|view| view.dtype == DType::F8e4m3);
+        let expected = |at: usize| quantized.is_some() && (at == 0 || at == k.len());
+        if !in_e4m3.enumerate().all(|(at, is)| is == expected(at)) {
+            return Err(format!("has keys {} and values {v}", list(k)));
+        }
+        if let Some(Quantized { scale, block, .. }) = quantized {
+            let blocks = Dim::from(value.div_ceil((*block).max(1)));
+            if *block == 0 || !values_in_keys || depth[0] != value || scale.shape[1] != blocks {
+                return Err(format!("has values {v} in blocks of {block} and scales {scale}"));
+            }
+        }
         if let Some(page) = page.filter(|page| !page.is_power_of_two()) {
             return Err(format!("has pages of {page} rows, not a power of two"));
-        }
-        if value > MOST_VALUE || depth.iter().sum::<u64>() > MOST_DEPTH {
-            return Err(format!(
-                "has queries of {} elements and values of {value}; registers hold {MOST_DEPTH} and \
-                 {MOST_VALUE}",
-                depth.iter().sum::<u64>()
-            ));
         }
         Ok(Self {
             q: q.to_vec(),
@@ -143,6 +166,7 @@ impl Problem {
             log_sums: log_sums.clone(),
             page: *page,
             values_in_keys: *values_in_keys,
+            quantized: quantized.clone(),
             scale: (scale.0 * std::f64::consts::LOG2_E) as f32,
             heads,
             sharing,
@@ -162,7 +186,10 @@ impl Problem {
 
     /// Which parameter the results are.
     fn out_at(&self) -> usize {
-        2 * self.q.len() + 4 + usize::from(self.page.is_some())
+        2 * self.q.len()
+            + 4
+            + usize::from(self.page.is_some())
+            + usize::from(self.quantized.is_some())
     }
 
     /// Chunks of a token's keys.
@@ -177,11 +204,17 @@ impl Problem {
             let part = |(i, view)| tensor(first + i, view).read_only();
             views.iter().enumerate().map(part).collect()
         };
-        let integers = |at: usize| b.operand(2 * parts + at).read_only();
+        let scales = self.quantized.as_ref().map(|quantized| Scales {
+            tensor: tensor(2 * parts + 1, &quantized.scale).read_only(),
+            block: quantized.block,
+        });
+        let before = 2 * parts + usize::from(scales.is_some());
+        let integers = |at: usize| b.operand(before + at).read_only();
         Operands {
             q: bind(0, &self.q),
             k: bind(parts, &self.k),
             v: tensor(2 * parts, &self.v).read_only(),
+            scales,
             positions: integers(1),
             sequences: integers(2),
             kv_start: integers(3),
@@ -206,6 +239,7 @@ struct Operands<'k> {
     q: Vec<Tensor<'k>>,
     k: Vec<Tensor<'k>>,
     v: Tensor<'k>,
+    scales: Option<Scales<'k>>,
     positions: Ptr<'k>,
     sequences: Ptr<'k>,
     kv_start: Ptr<'k>,
@@ -253,6 +287,37 @@ impl<'k> Operands<'k> {
     }
 }
 
+/// The scales of quantised rows.
+#[derive(Clone)]
+struct Scales<'k> {
+    tensor: Tensor<'k>,
+    /// Elements that share one.
+    block: u64,
+}
+
+impl<'k> Scales<'k> {
+    /// Elements of a row from a column on, times their scales; their number is a power of two that
+    /// divides the column. `row` is where scales of rows begin at 0.
+    fn times(
+        &self,
+        b: &'k Builder<'k>,
+        row: I32<'k>,
+        column: I32<'k>,
+        values: Vec<F32<'k>>,
+    ) -> Vec<F32<'k>> {
+        let of = |column: I32<'k>| self.tensor.load(&[row, column / b.i32(self.block)], 1)[0];
+        if self.block.is_multiple_of(values.len() as u64) {
+            let scale = of(column);
+            return values.into_iter().map(|x| x * scale).collect();
+        }
+        (0..).zip(values).map(|(i, x)| x * of(column + b.i32(i as u64))).collect()
+    }
+}
+
+fn list(views: &[View]) -> String {
+    views.iter().map(View::to_string).collect::<Vec<_>>().join(", ")
+}
+
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
@@ -287,6 +352,7 @@ mod tests {
                     scale: Real(1.0),
                     page: None,
                     values_in_keys: false,
+                    quantized: None,
                     log_sums: None,
                 };
                 design(&spec, step, &target).err().map(|e| e.message)
@@ -306,5 +372,50 @@ mod tests {
         told(refusal([6, 3, 2], [48, 48], [20, 24]), "values");
         told(refusal([6, 0, 2], [48, 48], [20, 20]), "operand");
         told(refusal([6, 3, 2], [48, 48], [513, 513]), "registers hold");
+    }
+
+    /// What a user is told of attention of 16 heads, each of those of keys and values, in pages or
+    /// not.
+    fn told(phase: Phase, parts: &[u64], value: u64, in_keys: bool) -> Option<String> {
+        let rows = |cached: bool| match cached {
+            true => Dim::from(i32::MAX as u64),
+            false => Sym::Past.into(),
+        };
+        let view = |rows: Dim, heads: u64, d: u64| {
+            View::new(DType::Bf16, [rows, heads.into(), d.into()], [heads * d, d, 1])
+        };
+        let spec = KernelSpec::Attention {
+            q: parts.iter().map(|&d| view(Sym::Tokens.into(), 16, d)).collect(),
+            k: parts.iter().map(|&d| view(rows(in_keys), 1, d)).collect(),
+            v: view(rows(in_keys), 1, value),
+            out: view(Sym::Tokens.into(), 16, value),
+            scale: Real(1.0),
+            page: in_keys.then_some(PAGE_ROWS),
+            values_in_keys: in_keys,
+            quantized: None,
+            log_sums: None,
+        };
+        let sizes = Sizes { tokens: 1, past: 1, sequences: 1 };
+        let target = Target::named("h800").unwrap();
+        let design = design(&spec, Step { phase, sizes }, &target).unwrap();
+        design.warning().map(|warning| warning.message)
+    }
+
+    #[test]
+    fn sizes_that_keep_attention_from_tensor_cores_are_told() {
+        for phase in Phase::ALL {
+            assert_eq!(told(phase, &[512, 64], 512, true), None);
+            let large = told(phase, &[512, 128], 512, true).unwrap();
+            assert!(large.contains("keys of 640 elements take 2"), "{large}");
+            assert!(large.contains("of which a CTA has 232448"), "{large}");
+            assert!(told(phase, &[192, 64], 192, true).unwrap().contains("no multiple of 128"));
+        }
+        assert_eq!(told(Phase::Prefill, &[512], 256, false), None);
+        let large = told(Phase::Prefill, &[576], 256, false).unwrap();
+        assert!(large.contains("keys of 576 elements and values of 256 take"), "{large}");
+        let wide = told(Phase::Prefill, &[256], 264, false).unwrap();
+        assert!(wide.contains("sums of 256 fit registers"), "{wide}");
+        // One token at a time they do not multiply matrices.
+        assert_eq!(told(Phase::Decode, &[576], 256, false), None);
     }
 }

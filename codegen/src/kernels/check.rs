@@ -167,13 +167,20 @@ fn views(spec: &KernelSpec) -> Vec<(&View, usize)> {
         KernelSpec::Rotary { x, out, .. } => vec![(x, 3), (out, 3)],
         KernelSpec::Gather { table, out } => vec![(table, 2), (out, 2)],
         KernelSpec::Scatter { x, table } => vec![(x, 2), (table, 2)],
-        KernelSpec::AppendLatent { latent, weight, key, cache, .. } => {
-            vec![(latent, 2), (weight, 1), (key, 2), (cache, 2)]
+        KernelSpec::AppendLatent { latent, weight, key, cache, packed, .. } => {
+            let packed = packed.iter().flat_map(|p| [(&p.scale, 2), (&p.key, 2)]);
+            let rest = [(latent, 2), (weight, 1), (key, 2), (cache, 2)];
+            rest.into_iter().chain(packed).collect()
         }
-        KernelSpec::Attention { q, k, v, out, log_sums, .. } => {
+        KernelSpec::GatherLatent { latent, packed, out, .. } => {
+            [latent, &packed.scale, &packed.key, out].map(|v| (v, 2)).into()
+        }
+        KernelSpec::Attention { q, k, v, out, quantized, log_sums, .. } => {
             let inputs = q.iter().chain(k).chain([v]).map(|v| (v, 3));
             let rank = if log_sums.is_some() { 4 } else { 3 };
-            inputs.chain([(out, rank)]).chain(log_sums.iter().map(|v| (v, 3))).collect()
+            let scales = quantized.iter().map(|quantized| (&quantized.scale, 2));
+            let results = [(out, rank)].into_iter().chain(log_sums.iter().map(|v| (v, 3)));
+            inputs.chain(scales).chain(results).collect()
         }
         KernelSpec::AttentionMerge { partial, log_sums, out } => {
             vec![(partial, 4), (log_sums, 3), (out, 3)]

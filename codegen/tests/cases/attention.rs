@@ -6,10 +6,10 @@ use moec_ir::kernel::{KernelSpec, View};
 use moec_ir::{Dim, Real, Sym};
 
 /// Rows of a cache, whose length no plan knows.
-const CACHE: u64 = (1 << 31) - 1;
+pub(super) const CACHE: u64 = (1 << 31) - 1;
 
 /// `heads` of size `d` side by side in rows of `row` elements.
-fn in_rows(dtype: DType, rows: Dim, heads: u64, d: u64, row: u64, align: u64) -> View {
+pub(super) fn in_rows(dtype: DType, rows: Dim, heads: u64, d: u64, row: u64, align: u64) -> View {
     let mut view = View::new(dtype, [rows, heads.into(), d.into()], [row, d, 1]);
     view.align = align;
     view
@@ -33,6 +33,7 @@ fn plain(
         scale: Real(1.0 / (parts.iter().map(|p| p.0 as f64).sum::<f64>()).sqrt()),
         page: Some(64),
         values_in_keys: false,
+        quantized: None,
         log_sums: None,
     };
     Case { name, spec, tokens }
@@ -54,6 +55,7 @@ fn slices(name: &'static str, tokens: u64) -> Case {
         scale: Real(0.3),
         page: None,
         values_in_keys: false,
+        quantized: None,
         log_sums: None,
     };
     Case { name, spec, tokens }
@@ -96,6 +98,7 @@ fn latent(name: &'static str, tokens: u64, heads: u64, [d, rotary, value]: [u64;
         scale: Real(1.0 / ((d + rotary) as f64).sqrt()),
         page: None,
         values_in_keys: false,
+        quantized: None,
         log_sums: None,
     };
     Case { name, spec, tokens }
@@ -116,13 +119,14 @@ fn absorbed(name: &'static str, tokens: u64, heads: u64, parts: &[u64], value: u
         scale: Real(1.0 / (row as f64).sqrt()),
         page: Some(64),
         values_in_keys: true,
+        quantized: None,
         log_sums: None,
     };
     Case { name, spec, tokens }
 }
 
 /// The keys of each token in that many chunks.
-fn in_chunks(name: &'static str, chunks: u64, mut case: Case) -> Case {
+pub(super) fn in_chunks(name: &'static str, chunks: u64, mut case: Case) -> Case {
     let KernelSpec::Attention { out, log_sums, .. } = &mut case.spec else { return case };
     let [tokens, heads, value] = [0, 1, 2].map(|axis| out.shape[axis].clone());
     let of_chunks = [tokens, chunks.into(), heads, value];

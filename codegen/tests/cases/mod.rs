@@ -4,6 +4,7 @@ mod attention;
 mod exchange;
 mod gradients;
 mod masked;
+mod packed;
 mod routing;
 mod scaled;
 mod widened;
@@ -14,6 +15,10 @@ pub(crate) use attention::{
 pub(crate) use exchange::{Spread, exchanges, swiglu as gated};
 pub(crate) use gradients::weight_gradients;
 pub(crate) use masked::{masked, scaled_masked};
+pub(crate) use packed::{
+    packed_appends, packed_attentions_on_cuda_cores, packed_attentions_on_tensor_cores,
+    packed_gathers,
+};
 pub(crate) use routing::{route_plans, routers, top_ks};
 pub(crate) use scaled::{
     norm_quantizations, pointwise_quantizations, quantizations, scaled_experts, scaled_gemms,
@@ -382,6 +387,7 @@ pub(crate) fn appended_latents() -> Vec<Case> {
             eps: Real(1e-6),
             interleaved,
             rounded,
+            packed: None,
         };
         Case { name, spec, tokens }
     };
@@ -419,6 +425,10 @@ pub(crate) fn all() -> Vec<Case> {
         attentions,
         attentions_in_chunks,
         latent_attentions,
+        packed_attentions_on_tensor_cores,
+        packed_attentions_on_cuda_cores,
+        packed_appends,
+        packed_gathers,
         packed_attentions,
         paged_attentions,
         top_ks,

@@ -2,22 +2,23 @@
 
 use super::machine::{Array, POISON, Ran, Random, run};
 use crate::cases::{self, Case};
+use half::bf16;
 use moec_ir::kernel::{KernelSpec, View};
-use moec_ir::{Phase, Sizes};
+use moec_ir::{DType, Phase, ScaleFormat, Sizes};
 use std::collections::BTreeSet;
 
 /// A batch: for each sequence, the first row of its keys, how many tokens it has had before this
 /// step, and how many it has in this step.
-type Batch = &'static [(u64, u64, u64)];
+pub(crate) type Batch = &'static [(u64, u64, u64)];
 
-const PREFILL: &[Batch] = &[
+pub(crate) const PREFILL: &[Batch] = &[
     &[(0, 0, 1)],
     &[(3, 0, 70)],
     &[(200, 5, 9), (0, 0, 33), (40, 130, 2)],
     &[(0, 150, 40), (300, 0, 60)],
 ];
 
-const DECODE: &[Batch] = &[
+pub(crate) const DECODE: &[Batch] = &[
     &[(0, 0, 1)],
     &[(7, 36, 1)],
     &[(200, 5, 1), (0, 140, 1), (150, 0, 1)],
@@ -180,8 +181,18 @@ impl Layout {
 }
 
 /// Within `error` times the greatest value.
-fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
-    let KernelSpec::Attention { q, k, v, out, scale, page, values_in_keys, log_sums } = &case.spec
+pub(crate) fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
+    check_scaled(case, batch, seed, error, 1.0)
+}
+
+/// The same of keys that are quantised, and that many times greater.
+pub(crate) fn check_scaled(case: &Case, batch: Batch, seed: u64, error: f64, larger: f64) -> Ran {
+    let mut case = case.clone();
+    if let KernelSpec::Attention { scale, .. } = &mut case.spec {
+        scale.0 /= larger;
+    }
+    let KernelSpec::Attention { q, k, v, out, scale, page, values_in_keys, quantized, log_sums } =
+        &case.spec
     else {
         panic!("{}", case.name)
     };
@@ -205,7 +216,8 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
         // What no sequence owns stays poisoned.
         array.each(|array, index| {
             if owned.contains(&index[0]) {
-                array.set(index, 2.0 * random.number());
+                let most = if array.dtype == DType::F8e4m3 { 448.0 } else { 2.0 * larger };
+                array.set(index, most * random.number());
             }
         });
         array
@@ -218,6 +230,20 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
             }
         });
     }
+    let mut scales = quantized.as_ref().map(|quantized| {
+        let mut scales = Array::with_rows(&quantized.scale, rows);
+        scales.each(|scales, index| {
+            let scale = (1.0 + random.number().abs()) * larger / 448.0;
+            let scale = match quantized.format {
+                ScaleFormat::F32 => scale,
+                ScaleFormat::Ue8m0 => scale.log2().floor().exp2(),
+            };
+            if owned.contains(&index[0]) {
+                scales.set(index, scale);
+            }
+        });
+        scales
+    });
     let (old_k, old_v) = (k.clone(), v.clone());
     let mut log_sums = log_sums.as_ref().map(|view| Array::poisoned(view, &sizes));
     let out_view = out;
@@ -232,7 +258,9 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
     let name = format!("{}, {batch:?}", case.name);
     let report = {
         let mut operands: Vec<&mut Array> = q.iter_mut().chain(&mut k).collect();
-        operands.extend([&mut v, &mut positions, &mut sequences, &mut starts]);
+        operands.push(&mut v);
+        operands.extend(&mut scales);
+        operands.extend([&mut positions, &mut sequences, &mut starts]);
         operands.extend(page.is_some().then_some(&mut pages));
         operands.push(&mut out);
         operands.extend(&mut log_sums);
@@ -241,7 +269,7 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
     assert!(v.bytes == old_v.bytes && k.iter().zip(&old_k).all(|(a, b)| a.bytes == b.bytes));
     assert!(out.bytes.iter().any(|&b| b != POISON), "{name}: nothing was written");
     if let Some(mut log_sums) = log_sums {
-        out = merged(&name, case, out_view, &sizes, &mut out, &mut log_sums);
+        out = merged(&name, &case, out_view, &sizes, &mut out, &mut log_sums);
     }
     let heads = out.shape[1];
     let per_token: u64 = q.iter().map(|q| q.shape[2]).sum::<u64>() + out.shape[2];
@@ -249,6 +277,14 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
     let useful = seen * heads * per_token;
     let each = report.lane_instructions as f64 / useful as f64;
     eprintln!("{name}: {each:.2} lane instructions per multiply-add");
+    // Tensor cores multiply what is dequantised in 16 bits.
+    let dequantized = |x: f64, row: u64, column: u64| match (&scales, quantized) {
+        (Some(scales), Some(quantized)) => {
+            let x = x * scales.get(&[row, column / quantized.block]);
+            if report.tensor_cores { bf16::from_f64(x).to_f64() } else { x }
+        }
+        _ => x,
+    };
     let mut row = Vec::new();
     let mut weights = Vec::new();
     out.check(&name, error, |index| {
@@ -258,12 +294,16 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
             row = (0..=position)
                 .map(|key| {
                     let key = layout.row(b, key);
-                    let part = |(q, k): (&Array, &Array)| {
+                    let part = |(part, (q, k)): (usize, (&Array, &Array))| {
                         let head = h / (heads / k.shape[1]);
-                        let product = |d| q.get(&[t, h, d]) * k.get(&[key, head, d]);
+                        let of_key = |d| match (k.get(&[key, head, d]), part) {
+                            (x, 0) => dequantized(x, key, d),
+                            (x, _) => x,
+                        };
+                        let product = |d| q.get(&[t, h, d]) * of_key(d);
                         (0..q.shape[2]).map(product).sum::<f64>()
                     };
-                    scale.0 * q.iter().zip(&k).map(part).sum::<f64>()
+                    scale.0 * q.iter().zip(&k).enumerate().map(part).sum::<f64>()
                 })
                 .collect();
             let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -271,9 +311,12 @@ fn check_within(case: &Case, batch: Batch, seed: u64, error: f64) -> Ran {
         }
         let head = h / (heads / v.shape[1]);
         let total: f64 = weights.iter().sum();
-        let value = |i: usize| v.get(&[layout.row(b, i as u64), head, column]);
+        let value = |i: usize| {
+            let row = layout.row(b, i as u64);
+            dequantized(v.get(&[row, head, column]), row, column)
+        };
         let sum: f64 = weights.iter().enumerate().map(|(i, w)| w / total * value(i)).sum();
-        (sum, 2.0)
+        (sum, 2.0 * larger)
     });
     report
 }

@@ -230,8 +230,9 @@ fn rotary_turns_pairs_by_each_tokens_position() {
 #[test]
 fn append_latent_writes_norms_and_rotated_keys_to_their_slots() {
     for case in cases::appended_latents() {
-        let KernelSpec::AppendLatent { latent, weight, key, cache, eps, interleaved, rounded } =
-            &case.spec
+        let KernelSpec::AppendLatent {
+            latent, weight, key, cache, eps, interleaved, rounded, ..
+        } = &case.spec
         else {
             panic!()
         };

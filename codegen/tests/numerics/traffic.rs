@@ -183,6 +183,7 @@ fn movements() -> Vec<(&'static str, KernelSpec)> {
         eps: Real(1e-6),
         interleaved: true,
         rounded,
+        packed: None,
     };
     let embedding = dense(Bf16, &[Some(ROWS), Some(7168)]);
     vec![

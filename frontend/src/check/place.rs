@@ -171,7 +171,7 @@ impl<'a> Checker<'a> {
         }
         let dtype = self.precision.of_cache(&c.name.text);
         let ty = TensorType::new(dtype, axes.iter().map(|a| a.dim.clone()));
-        let cache = Cache { name: joined(&place.path, &c.name.text), ty };
+        let cache = Cache { name: joined(&place.path, &c.name.text), ty, packed: None };
         self.builders.last_mut().map(|b| b.cache(cache, axes, c.span))
     }
 }

@@ -21,12 +21,14 @@ pub struct Precision {
     pub linear: Option<Fp8>,
     /// What holds instead of [`Precision::linear`] for the products of routed experts.
     pub experts: Option<Fp8>,
+    /// Caches in FP8, where the file asks for them.
+    pub cache: Option<Fp8Cache>,
 }
 
 impl Default for Precision {
     fn default() -> Self {
         let (f32, keep) = (BTreeSet::new(), BTreeSet::new());
-        Self { storage: DType::Bf16, f32, keep, linear: None, experts: None }
+        Self { storage: DType::Bf16, f32, keep, linear: None, experts: None, cache: None }
     }
 }
 
@@ -39,6 +41,11 @@ impl Precision {
     /// Whether the product with the weight of this path (`experts.router`) stays float32.
     pub fn is_f32(&self, path: &str) -> bool {
         self.f32.contains(last(path))
+    }
+
+    /// Whether the cache of this path (`attention.latent`) stays as it is where others are FP8.
+    pub fn excepts(&self, path: &str) -> bool {
+        [&self.f32, &self.keep].iter().any(|names| names.contains(last(path)))
     }
 
     /// The FP8 recipe of the weight of this path, if it has one; `routed` tells the weights of
@@ -71,7 +78,18 @@ pub struct Fp8 {
     pub span: Span,
 }
 
-const SETTINGS: [&str; 5] = ["storage", "f32", "keep", "linear", "experts"];
+/// Caches of latents in e4m3 (deepseek-ai/FlashMLA, README, "FP8 KV Cache").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fp8Cache {
+    /// Elements of a latent that share a scale.
+    pub block: u64,
+    /// How scales are stored.
+    pub scales: ScaleFormat,
+    /// Where the file asks for it.
+    pub span: Span,
+}
+
+const SETTINGS: [&str; 6] = ["storage", "f32", "keep", "linear", "experts", "caches"];
 
 impl<'a> Checker<'a> {
     /// What the precision section says; bf16 where there is none.
@@ -115,6 +133,7 @@ impl<'a> Checker<'a> {
             "keep" => precision.keep = self.listed(setting)?,
             "linear" => precision.linear = Some(self.fp8(setting)?),
             "experts" => precision.experts = Some(self.fp8(setting)?),
+            "caches" => precision.cache = Some(self.fp8_cache(setting)?),
             other => {
                 let d =
                     Diagnostic::error("E0401", format!("`{other}` is not a setting of precision"))
@@ -248,6 +267,37 @@ impl<'a> Checker<'a> {
             scales,
             span: setting.span,
         })
+    }
+
+    /// `fp8 e4m3 [1, 128], scales ue8m0`
+    fn fp8_cache(&mut self, setting: &'a Setting) -> Option<Fp8Cache> {
+        let (mut block, mut scales) = (None, ScaleFormat::F32);
+        for phrase in &setting.phrases {
+            let text = |word: &'a Word| match word {
+                Word::Name(n) | Word::Number(n) => n.text.as_str(),
+                Word::Shape(_) => "",
+            };
+            let words: Vec<&str> = phrase.iter().map(text).collect();
+            match (words.as_slice(), phrase.last()) {
+                (["fp8", "e4m3", ""], Some(Word::Shape(shape))) => block = Some(self.block(shape)?),
+                (["scales", "f32"], _) => scales = ScaleFormat::F32,
+                (["scales", "ue8m0"], _) => scales = ScaleFormat::Ue8m0,
+                _ => return self.not_fp8_cache(setting.span, "a part of this is not understood"),
+            }
+        }
+        match block {
+            Some([1, block]) => Some(Fp8Cache { block, scales, span: setting.span }),
+            Some([rows, _]) => {
+                let why = format!("a row of a cache is quantised alone, not {rows} rows together");
+                self.not_fp8_cache(setting.span, &why)
+            }
+            None => self.not_fp8_cache(setting.span, "the format and the block are missing"),
+        }
+    }
+
+    fn not_fp8_cache<T>(&mut self, span: Span, why: &str) -> Option<T> {
+        let mistake = Diagnostic::error("E0403", why).at(span, "in this recipe");
+        self.fail(mistake.help("write `caches: fp8 e4m3 [1, 128]`, perhaps with `, scales ue8m0`"))
     }
 
     fn not_fp8<T>(&mut self, span: Span, why: &str) -> Option<T> {

@@ -1,11 +1,12 @@
 //! FP8 products: weights, rows, and the rows that are remembered.
 
+use super::packed::cache_of;
 use super::remembered::{self, Columns};
 use super::rewrite::Rewrite;
 use crate::{Fp8, Precision};
 use moec_ir::graph::shape::in_blocks;
-use moec_ir::graph::{Function, Node, NodeId, Op, Param, TensorType};
-use moec_ir::{DType, Diagnostic};
+use moec_ir::graph::{Function, Node, NodeId, Op, PackedRow, Param, TensorType};
+use moec_ir::{DType, Diagnostic, ScaleFormat};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A linear map by a weight of a recipe.
@@ -35,7 +36,16 @@ pub(super) fn quantize(
     precision: &Precision,
 ) -> Result<Function, Vec<Diagnostic>> {
     let products = products(function, precision)?;
-    let rounded = remembered::find(function, &products);
+    let mut rounded = remembered::find(function, &products);
+    // What a packed cache keeps is rounded already: as these products round it, or not for them.
+    let packed = |append: NodeId| function.caches[cache_of(function, append)?].packed;
+    let alike = |packed: PackedRow, recipe: &Fp8| {
+        recipe.activation_block == Some([1, packed.block]) && recipe.scales == packed.scales
+    };
+    rounded.retain(|append, _| match (packed(*append), &precision.linear) {
+        (Some(packed), Some(recipe)) => alike(packed, recipe),
+        (packed, _) => packed.is_none(),
+    });
     let (params, scales) = with_scales(function, &products);
     let mut new = Rewrite::new();
     for (at, node) in function.nodes.iter().enumerate() {
@@ -58,10 +68,11 @@ pub(super) fn quantize(
             let remembered = remembered::source(function, node.inputs[0])
                 .is_some_and(|(append, c)| rounded.get(&append).is_some_and(|r| r.contains(&c)));
             if !remembered {
-                operands[0] = round(&mut new, operands[0], product.recipe, &node);
+                operands[0] = round_rows(&mut new, operands[0], product.recipe, &node);
             }
         }
         if let Some(columns) = rounded.get(&NodeId(at))
+            && packed(NodeId(at)).is_none()
             && let Some(recipe) = &precision.linear
         {
             operands[1] = round_columns(&mut new, operands[1], columns, recipe, &node);
@@ -185,13 +196,24 @@ fn weight(
 }
 
 /// Rows rounded to FP8 and back, where the recipe rounds rows.
-fn round(new: &mut Rewrite, x: NodeId, recipe: &Fp8, like: &Node) -> NodeId {
-    let Some(rows) = recipe.activation_block else { return x };
-    let (block, scales) = (rows[1], recipe.scales);
+fn round_rows(new: &mut Rewrite, x: NodeId, recipe: &Fp8, like: &Node) -> NodeId {
+    match recipe.activation_block {
+        Some([_, block]) => round(new, x, (block, recipe.scales), like),
+        None => x,
+    }
+}
+
+/// Rows rounded to e4m3 and back, by blocks that share a scale of that format.
+pub(super) fn round(
+    new: &mut Rewrite,
+    x: NodeId,
+    (block, scales): (u64, ScaleFormat),
+    like: &Node,
+) -> NodeId {
     let dtype = new.ty(x).dtype;
     let q = new.add(Op::Quantize { block, scales }, vec![x], DType::F8e4m3, like);
     let s = new.add(Op::BlockScale { block, scales }, vec![x], DType::F32, like);
-    new.add(Op::Dequantize { block: rows }, vec![q, s], dtype, like)
+    new.add(Op::Dequantize { block: [1, block] }, vec![q, s], dtype, like)
 }
 
 /// Rows of which some columns are rounded to FP8 and back.
@@ -220,7 +242,7 @@ fn round_columns(
             at += len;
         }
         let whole = side_by_side(new, inside, dtype, like);
-        result.push(round(new, whole, recipe, like));
+        result.push(round_rows(new, whole, recipe, like));
     }
     side_by_side(new, result, dtype, like)
 }

@@ -55,7 +55,8 @@ impl fmt::Display for Function {
             writeln!(f, "  param {}: {} = {:?}", p.name, p.ty, p.tensor)?;
         }
         for c in &self.caches {
-            writeln!(f, "  cache {}: {}", c.name, c.ty)?;
+            let packed = c.packed.map(|p| format!(" as {p}")).unwrap_or_default();
+            writeln!(f, "  cache {}: {}{packed}", c.name, c.ty)?;
         }
         for (i, n) in self.nodes.iter().enumerate() {
             let name = n.name.as_ref().map(|n| format!(" {n}")).unwrap_or_default();
@@ -179,7 +180,11 @@ fn read_in_function(f: &mut Function, line: &str) -> Result<(), String> {
         f.params.push(Param { name: name.into(), tensor, ty: ty.parse()? });
     } else if let Some(rest) = line.strip_prefix("cache ") {
         let (name, ty) = rest.split_once(": ").ok_or("`cache NAME: TYPE`")?;
-        f.caches.push(Cache { name: name.into(), ty: ty.parse()? });
+        let (ty, packed) = match ty.split_once(" as ") {
+            Some((ty, packed)) => (ty, Some(packed.parse()?)),
+            None => (ty, None),
+        };
+        f.caches.push(Cache { name: name.into(), ty: ty.parse()?, packed });
     } else if let Some(rest) = line.strip_prefix("return ") {
         f.outputs = ids(rest)?.into_iter().map(NodeId).collect();
     } else {

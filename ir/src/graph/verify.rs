@@ -54,6 +54,11 @@ pub fn verify(graph: &Graph) -> Vec<String> {
 /// Everything that is wrong with one function.
 pub fn verify_function(function: &Function) -> Vec<String> {
     let mut faults = Vec::new();
+    for cache in &function.caches {
+        if cache.packed.is_some_and(|packed| packed.layout(&cache.ty).is_none()) {
+            faults.push(format!("cache `{}` of {} holds no latent and key", cache.name, cache.ty));
+        }
+    }
     for (at, node) in function.nodes.iter().enumerate() {
         if let Err(fault) = verify_node(function, at) {
             faults.push(format!("%{at} = {}: {fault}", node.op.name()));

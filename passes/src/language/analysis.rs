@@ -1,8 +1,9 @@
 //! What is known of every class: its type, and whether it is a weight or a number.
 
 use super::shape::node_type;
-use super::{EGraph, Node, Term};
+use super::{EGraph, Kernel, Node, Term};
 use egg::{Analysis, DidMerge, Id};
+use moec_ir::graph::PackedRow;
 use moec_ir::{DType, Function, Op, Real, TensorType};
 
 /// The types of a function's leaves.
@@ -11,6 +12,7 @@ pub(crate) struct Types {
     inputs: Vec<TensorType>,
     params: Vec<TensorType>,
     caches: Vec<TensorType>,
+    packed: Vec<Option<PackedRow>>,
 }
 
 /// What all nodes of a class have in common.
@@ -52,6 +54,7 @@ impl Types {
             inputs: function.inputs.clone(),
             params: function.params.iter().map(|p| p.ty.clone()).collect(),
             caches: function.caches.iter().map(|c| c.ty.clone()).collect(),
+            packed: function.caches.iter().map(|c| c.packed).collect(),
         }
     }
 
@@ -64,6 +67,32 @@ impl Types {
             _ => None,
         }
     }
+}
+
+/// Views between a value and its cache, at most.
+const MOST_VIEWS: usize = 8;
+
+/// How the cache that a value is, is written to or is a view of keeps its rows, and their type;
+/// nothing where it keeps them as they are.
+pub(crate) fn packed_behind(egraph: &EGraph, id: Id) -> Option<(PackedRow, &TensorType)> {
+    let mut class = &egraph[id];
+    for _ in 0..MOST_VIEWS {
+        let cache = class.nodes.iter().find_map(|n| match n.term {
+            Term::Math(Op::Cache(cache)) => Some(cache),
+            _ => None,
+        });
+        if let Some(cache) = cache {
+            let types = &egraph.analysis;
+            return Some(((*types.packed.get(cache)?)?, types.caches.get(cache)?));
+        }
+        let written = |n: &&Node| {
+            matches!(n.term, Term::Kernel(Kernel::Scatter | Kernel::AppendLatent { .. }))
+        };
+        let through = class.nodes.iter().find(written);
+        let through = through.or_else(|| class.nodes.iter().find(|n| n.term.is_view()))?;
+        class = &egraph[through.children[0]];
+    }
+    None
 }
 
 impl Analysis<Node> for Types {

@@ -4,9 +4,9 @@ use super::emit::Emitter;
 use super::place::{Place, Root};
 use crate::language::{Kernel, rows};
 use moec_ir::graph::Rotary;
-use moec_ir::kernel::{KernelSpec, Scalar, View};
+use moec_ir::kernel::{KernelSpec, Quantized, Scalar, View};
 use moec_ir::plan::{PAGE_ROWS, StepInput, Table};
-use moec_ir::{DType, Diagnostic, Dim, Real, TensorType};
+use moec_ir::{DType, Diagnostic, Dim, Real, ScaleFormat, TensorType};
 
 mod caches;
 mod routing;
@@ -225,8 +225,12 @@ impl Emitter<'_> {
         scale: Real,
         operands: &[usize],
     ) -> Done {
-        let places: Vec<Place> =
+        let mut places: Vec<Place> =
             operands.iter().map(|o| self.place(*o)).collect::<Result<_, _>>()?;
+        let quantized = match cached {
+            true => self.unpacked(value, parts, &mut places)?,
+            false => None,
+        };
         let out = self.target(value, &self.ty(value).shape.clone())?;
         let mut views: Vec<View> = places.iter().map(Place::view).collect();
         if cached {
@@ -262,6 +266,11 @@ impl Emitter<'_> {
             scale,
             page: cached.then_some(PAGE_ROWS),
             values_in_keys,
+            quantized: quantized.as_ref().map(|(scale, block, format)| Quantized {
+                scale: scale.view(),
+                block: *block,
+                format: *format,
+            }),
             log_sums: log_sums.map(Place::view),
         };
         let starts: &[_] = match cached {
@@ -271,7 +280,8 @@ impl Emitter<'_> {
         let steps = [StepInput::Positions, StepInput::Sequences].iter().chain(starts);
         let steps: Vec<Place> = steps.copied().map(step).collect();
         let results = [written].into_iter().chain(log_sums);
-        let all: Vec<&Place> = places.iter().chain(&steps).chain(results).collect();
+        let scale = quantized.as_ref().map(|(scale, ..)| scale);
+        let all: Vec<&Place> = places.iter().chain(scale).chain(&steps).chain(results).collect();
         self.launch(value, spec, &all);
         if let Some([partial, log_sums]) = &partial {
             let spec = KernelSpec::AttentionMerge {
@@ -283,6 +293,32 @@ impl Emitter<'_> {
             self.launch_at(merge, value, spec, &[partial, log_sums, &out]);
         }
         self.written(value)
+    }
+
+    /// Keys and values of a packed cache where they lie there, the latent first; and its scales,
+    /// their block and format. `None` where the cache is not packed.
+    fn unpacked(
+        &self,
+        value: usize,
+        parts: usize,
+        places: &mut [Place],
+    ) -> Result<Option<(Place, u64, ScaleFormat)>, Diagnostic> {
+        let Some(packed) = self.packed_behind(&places[2 * parts]) else { return Ok(None) };
+        let mut first = None;
+        for (at, place) in places.iter_mut().enumerate().skip(parts) {
+            let (seen, is_latent) = packed.seen(place).ok_or_else(|| self.no_layout(value))?;
+            *place = seen;
+            match (is_latent, at == 2 * parts) {
+                (true, false) if first.is_none() => first = Some(at - parts),
+                (false, false) | (true, true) => {}
+                // Values that are keys, or a latent twice.
+                _ => return Err(self.no_layout(value)),
+            }
+        }
+        let first = first.ok_or_else(|| self.no_layout(value))?;
+        places.swap(0, first);
+        places.swap(parts, parts + first);
+        Ok(Some(packed.quantized()))
     }
 
     /// Into how many chunks the keys of attention to a latent are divided: as many as leave no SM

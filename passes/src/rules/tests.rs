@@ -60,7 +60,7 @@ fn setting(leaves: &[&str], expression: &str) -> Setting {
                 (Ok(Op::Param(function.params.len() - 1)), ty(rest))
             }
             "cache" => {
-                function.caches.push(Cache { name: name.into(), ty: ty(rest) });
+                function.caches.push(Cache { name: name.into(), ty: ty(rest), packed: None });
                 (Ok(Op::Cache(function.caches.len() - 1)), ty(rest))
             }
             "shape" => (Err(Attr::Shape(ty(rest).shape)), ty(rest)),

@@ -73,6 +73,20 @@ pub fn execute(spec: &KernelSpec, m: &mut Access<'_>) {
             });
         }
         KernelSpec::AppendLatent { .. } => append_latent(m, spec),
+        KernelSpec::GatherLatent { latent, packed, out, block } => {
+            let n = m.sizes(latent)[1];
+            each(&m.sizes(out), |i| {
+                let row = m.plain(3, i[0]) as usize;
+                let v = match i[1].checked_sub(n) {
+                    Some(at) => m.get(2, &packed.key, &[row, at]),
+                    None => {
+                        let scale = m.get(1, &packed.scale, &[row, i[1] / *block as usize]);
+                        m.get(0, latent, &[row, i[1]]) * scale
+                    }
+                };
+                m.set(4, out, i, v);
+            });
+        }
         KernelSpec::Attention { .. } => attention(m, spec),
         KernelSpec::AttentionMerge { .. } => panic!("models of these tests have too few heads"),
     }
@@ -256,7 +270,8 @@ fn rotary(m: &mut Access<'_>, x: &View, out: &View, interleaved: bool) {
 }
 
 fn append_latent(m: &mut Access<'_>, spec: &KernelSpec) {
-    let KernelSpec::AppendLatent { latent, weight, key, cache, eps, interleaved, rounded } = spec
+    let KernelSpec::AppendLatent { latent, weight, key, cache, eps, interleaved, rounded, packed } =
+        spec
     else {
         panic!("{spec:?}")
     };
@@ -267,29 +282,45 @@ fn append_latent(m: &mut Access<'_>, spec: &KernelSpec) {
         let mean = row.iter().map(|v| v * v).sum::<f64>() / n as f64;
         let norm = |(i, v): (usize, f64)| v / (mean + eps.0).sqrt() * m.get(1, weight, &[i]);
         let mut normed: Vec<f64> = row.into_iter().enumerate().map(norm).collect();
-        if let Some((block, format)) = *rounded {
+        if let (Some((block, format)), Some(packed)) = (*rounded, packed) {
+            for (j, values) in normed.chunks_mut(block as usize).enumerate() {
+                m.set(7, &packed.scale, &[slot, j], scaled::quantize_block(values, format));
+            }
+        } else if let Some((block, format)) = *rounded {
             scaled::round(&mut normed, block, format);
         }
+        let (key_at, to_key, first) = match packed {
+            Some(packed) => (8, &packed.key, 0),
+            None => (6, cache, n),
+        };
         normed.into_iter().enumerate().for_each(|(i, v)| m.set(6, cache, &[slot, i], v));
         for i in 0..dim / 2 {
             let (a, b) = if *interleaved { (2 * i, 2 * i + 1) } else { (i, i + dim / 2) };
             let entry = (m.plain(4, t) as usize * (dim / 2) + i) * 2;
             let (cos, sin) = (m.plain(3, entry), m.plain(3, entry + 1));
             let (u, v) = (m.get(2, key, &[t, a]), m.get(2, key, &[t, b]));
-            m.set(6, cache, &[slot, n + a], u * cos - v * sin);
-            m.set(6, cache, &[slot, n + b], u * sin + v * cos);
+            m.set(key_at, to_key, &[slot, first + a], u * cos - v * sin);
+            m.set(key_at, to_key, &[slot, first + b], u * sin + v * cos);
         }
     }
 }
 
 fn attention(m: &mut Access<'_>, spec: &KernelSpec) {
-    let KernelSpec::Attention { q, k, v, out, scale, page, log_sums, .. } = spec else {
+    let KernelSpec::Attention { q, k, v, out, scale, page, quantized, log_sums, .. } = spec else {
         panic!("{spec:?}")
     };
     assert!(log_sums.is_none(), "models of these tests have too few heads");
     let parts = q.len();
     let shape = m.sizes(out);
-    let (positions, sequences, starts) = (2 * parts + 1, 2 * parts + 2, 2 * parts + 3);
+    let before = 2 * parts + usize::from(quantized.is_some());
+    let (positions, sequences, starts) = (before + 1, before + 2, before + 3);
+    // Of the first part of keys, and of values.
+    let factor = |m: &Access<'_>, row: usize, d: usize| match quantized {
+        Some(quantized) => {
+            m.get(2 * parts + 1, &quantized.scale, &[row, d / quantized.block as usize])
+        }
+        None => 1.0,
+    };
     for t in 0..shape[0] {
         let start = m.plain(starts, m.plain(sequences, t) as usize) as usize;
         let place = |m: &Access<'_>, row: usize| match page.map(|page| page as usize) {
@@ -304,8 +335,11 @@ fn attention(m: &mut Access<'_>, spec: &KernelSpec) {
                         let head = h / (shape[1] / m.sizes(&k[p])[1]);
                         let width = m.sizes(&q[p])[2];
                         let dot = |d| {
+                            let row = place(m, s);
+                            let factor = if p == 0 { factor(m, row, d) } else { 1.0 };
                             m.get(p, &q[p], &[t, h, d])
-                                * m.get(parts + p, &k[p], &[place(m, s), head, d])
+                                * m.get(parts + p, &k[p], &[row, head, d])
+                                * factor
                         };
                         (0..width).map(dot).sum()
                     };
@@ -317,7 +351,10 @@ fn attention(m: &mut Access<'_>, spec: &KernelSpec) {
             let total: f64 = weights.iter().sum();
             let head = h / (shape[1] / m.sizes(v)[1]);
             for d in 0..shape[2] {
-                let row = |s: usize| m.get(2 * parts, v, &[place(m, start + s), head, d]);
+                let row = |s: usize| {
+                    let row = place(m, start + s);
+                    m.get(2 * parts, v, &[row, head, d]) * factor(m, row, d)
+                };
                 let sum: f64 = weights.iter().enumerate().map(|(s, w)| w * row(s)).sum();
                 m.set(starts + 1 + usize::from(page.is_some()), out, &[t, h, d], sum / total);
             }

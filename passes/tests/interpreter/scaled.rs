@@ -31,11 +31,18 @@ fn scale_of(values: &[f64], format: ScaleFormat) -> f64 {
     }
 }
 
+/// A block as it is in FP8, and its scale.
+pub fn quantize_block(values: &mut [f64], format: ScaleFormat) -> f64 {
+    let scale = scale_of(values, format);
+    values.iter_mut().for_each(|v| *v = e4m3(*v / scale));
+    scale
+}
+
 /// A row as it reads back from FP8 with scales.
 pub fn round(row: &mut [f64], block: u64, format: ScaleFormat) {
     for values in row.chunks_mut(block as usize) {
-        let scale = scale_of(values, format);
-        values.iter_mut().for_each(|v| *v = e4m3(*v / scale) * scale);
+        let scale = quantize_block(values, format);
+        values.iter_mut().for_each(|v| *v *= scale);
     }
 }
 

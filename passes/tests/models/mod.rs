@@ -4,10 +4,10 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use moec_ir::graph::{
-    BinaryFn, Cache, Entry, GroupScore, Groups, Node, NodeId, Param, ReduceFn, Rotary, Step,
-    UnaryFn, ValueId, shape,
+    BinaryFn, Cache, Entry, GroupScore, Groups, Node, NodeId, PackedRow, Param, ReduceFn, Rotary,
+    Step, UnaryFn, ValueId, shape,
 };
-use moec_ir::{DType, Dim, Function, Graph, Op, Sym, TensorType};
+use moec_ir::{DType, Dim, Function, Graph, Op, ScaleFormat, Sym, TensorType};
 
 /// The numbers of a model.
 #[derive(Clone, Copy)]
@@ -27,6 +27,8 @@ pub struct Config {
     pub groups: Groups,
     pub ff: u64,
     pub ff_expert: u64,
+    /// Elements of a latent that share a scale, where the cache is packed.
+    pub packed: Option<u64>,
 }
 
 /// DeepSeek-V3 (arXiv 2412.19437, section 4.2).
@@ -46,6 +48,7 @@ pub const V3: Config = Config {
     groups: Groups { count: 8, keep: 4, by: GroupScore::SumOfTop(2) },
     ff: 18_432,
     ff_expert: 2048,
+    packed: None,
 };
 
 /// A small model of the same kind.
@@ -65,6 +68,7 @@ pub const TINY: Config = Config {
     groups: Groups { count: 4, keep: 2, by: GroupScore::SumOfTop(2) },
     ff: 512,
     ff_expert: 128,
+    packed: None,
 };
 
 /// Builds a function node by node; shapes are inferred.
@@ -183,9 +187,11 @@ pub fn attention(b: &mut Builder, c: &Config, x: usize) -> usize {
     let q_b = b.weight(&at("q_b_proj"), &[c.heads * (c.nope + c.rope), c.q_rank]);
     let kv_b = b.weight(&at("kv_b_proj"), &[c.heads * (c.nope + c.v), c.kv_rank]);
     let o = b.weight(&at("o_proj"), &[c.hidden, c.heads * c.v]);
+    let scales = ScaleFormat::F32;
     b.0.caches.push(Cache {
         name: "attention.latent".into(),
         ty: TensorType::new(DType::Bf16, [Dim::from(c.kv_rank + c.rope)]),
+        packed: c.packed.map(|block| PackedRow { latent: c.kv_rank, block, scales }),
     });
     let cache = b.typed(Op::Cache(b.0.caches.len() - 1), &[], DType::Bf16);
 
@@ -198,6 +204,14 @@ pub fn attention(b: &mut Builder, c: &Config, x: usize) -> usize {
     let latent = b.linear(x, kv_a);
     let (latent, k_r) = b.split(latent, 1, c.kv_rank, c.rope);
     let latent = b.norm(latent, &at("kv_a_layernorm"));
+    let latent = match c.packed {
+        Some(block) => {
+            let q = b.typed(Op::Quantize { block, scales }, &[latent], DType::F8e4m3);
+            let scale = b.typed(Op::BlockScale { block, scales }, &[latent], DType::F32);
+            b.typed(Op::Dequantize { block: [1, block] }, &[q, scale], DType::Bf16)
+        }
+        None => latent,
+    };
     let k_r = b.op(rotary.clone(), &[k_r]);
     let remembered = b.op(Op::Concat { axis: 1 }, &[latent, k_r]);
     let past = b.op(Op::Append, &[cache, remembered]);

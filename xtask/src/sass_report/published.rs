@@ -60,6 +60,9 @@ pub(super) fn for_work(work: &Work, of: Kernels) -> Option<Figure> {
         }
         ("weight_gradient", _) => Some(figure("DeepGEMM 128x152, spills", 178.0, 235.0)),
         ("gemm", true) => Some(figure("DeepGEMM bf16 256x128", 51.0, 132.0)),
+        ("attention", _) if work.quantized => {
+            Some(figure("FlashMLA, FP8 cache; its second warpgroup 177", 200.0, f64::NAN))
+        }
         ("attention", true) => Some(figure("FlashAttention-3", 193.0, f64::NAN)),
         ("attention", false) => Some(figure("FlashMLA; its second warpgroup 202", 150.0, f64::NAN)),
         _ => None,

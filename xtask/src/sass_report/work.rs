@@ -18,6 +18,8 @@ pub(super) struct Work {
     pub(super) expected: Option<u64>,
     /// Whether its sums are over tokens of one expert each.
     pub(super) grouped: bool,
+    /// Whether it reads a cache in FP8.
+    pub(super) quantized: bool,
     /// What the model calls its result.
     pub(super) computes: String,
     /// Threads of a CTA.
@@ -73,6 +75,7 @@ fn work(kernel: &Value, computes: &str) -> Result<Work> {
         },
         family,
         grouped: spec["grouped"] == true,
+        quantized: spec["quantized"].is_object(),
         expected: spec["expected"].as_u64(),
         computes: computes.to_owned(),
         threads: list(&geometry["block"]).iter().filter_map(Value::as_u64).product(),

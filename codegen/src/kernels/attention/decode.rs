@@ -6,7 +6,7 @@
 //! lane turns its share of them into weights. Groups keep maxima of their own, which are
 //! reconciled at the end, through shared memory.
 
-use super::{LOWEST, Operands, Problem, power_of_two_in};
+use super::{LOWEST, Operands, Problem, Scales, power_of_two_in};
 use crate::builder::{Bool, Builder, F32, I32, Ptr};
 use crate::kernels::{Design, launch};
 use crate::tensor::{Tensor, vector_width};
@@ -443,6 +443,9 @@ struct Source<'k> {
     slices: Slices,
     /// For each slice: its place in the sequence's first row, as an address and a constant.
     places: Vec<(Ptr<'k>, u64)>,
+    /// Where elements are quantised: their scales, the row at which those of the sequence begin,
+    /// and the first element of each slice.
+    scales: Option<(Scales<'k>, I32<'k>, Vec<I32<'k>>)>,
 }
 
 impl<'k> Reader<'k> {
@@ -453,7 +456,7 @@ impl<'k> Reader<'k> {
         place: &Place<'k>,
         first: I32<'k>,
     ) -> Self {
-        let source = |tensor: &Tensor<'k>, view: &View, slices: &Slices| {
+        let source = |tensor: &Tensor<'k>, view: &View, slices: &Slices, scales| {
             let head = design.problem.head_of(b, view, place.first_head);
             // Rows of pages have no place relative to the first.
             let origin = if operands.pages.is_some() { b.i32(0) } else { first };
@@ -465,13 +468,22 @@ impl<'k> Reader<'k> {
                 true => (row.index(slices.element(b, place.lane, slot).0, stride), 0),
             };
             let places = (0..slices.slots).map(at).collect();
-            Source { tensor: tensor.clone(), slices: slices.clone(), places }
+            let column = |slot| slices.element(b, place.lane, slot).0;
+            let scales: Option<&Scales<'k>> = scales;
+            let scales = scales
+                .map(|scales| (scales.clone(), origin, (0..slices.slots).map(column).collect()));
+            Source { tensor: tensor.clone(), slices: slices.clone(), places, scales }
         };
         let problem = &design.problem;
         let keys = operands.k.iter().zip(&problem.k).zip(&design.parts);
+        // Values, which are quantised, are the first part.
+        let scales = operands.scales.as_ref();
+        let parts = keys.enumerate().map(|(part, ((tensor, view), slices))| {
+            source(tensor, view, slices, scales.filter(|_| part == 0))
+        });
         Self {
-            parts: keys.map(|((tensor, view), slices)| source(tensor, view, slices)).collect(),
-            value: source(&operands.v, &problem.v, &design.value),
+            parts: parts.collect(),
+            value: source(&operands.v, &problem.v, &design.value, scales),
             first,
             operands,
         }
@@ -499,9 +511,15 @@ impl<'k> Reader<'k> {
 impl<'k> Source<'k> {
     fn read(&self, row: I32<'k>) -> Vec<F32<'k>> {
         let stride = self.tensor.stride(0);
-        let slice = |&(at, step): &(Ptr<'k>, u64)| {
-            self.slices.load(&self.tensor, at.index(row, stride).add_const(step))
+        let slice = |(slot, &(at, step)): (usize, &(Ptr<'k>, u64))| {
+            let values = self.slices.load(&self.tensor, at.index(row, stride).add_const(step));
+            match &self.scales {
+                Some((scales, first, columns)) => {
+                    scales.times(at.builder(), *first + row, columns[slot], values)
+                }
+                None => values,
+            }
         };
-        self.places.iter().flat_map(slice).collect()
+        self.places.iter().enumerate().flat_map(slice).collect()
     }
 }

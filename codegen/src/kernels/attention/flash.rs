@@ -45,6 +45,22 @@ impl Flash {
     /// The design, where tensor copies can read the operands, tensor cores multiply them, and
     /// shared memory and registers hold a block.
     pub(super) fn new(problem: &Problem, target: &Target) -> Option<Self> {
+        if !Self::suits(problem) {
+            return None;
+        }
+        let layout = Layout::new(problem, target)?;
+        let tensor_maps = Self::tensor_maps(problem, layout.copied)?;
+        Some(Self { problem: problem.clone(), layout, tensor_maps })
+    }
+
+    /// What does not fit, where that alone keeps the design from being.
+    pub(super) fn limit(problem: &Problem, target: &Target) -> Option<String> {
+        let suits = Self::suits(problem) && Self::tensor_maps(problem, ROWS).is_some();
+        Layout::limit(problem, target).filter(|_| suits)
+    }
+
+    /// Whether tensor cores could multiply the operands, whatever their sizes.
+    fn suits(problem: &Problem) -> bool {
         let dtype = problem.v.dtype;
         let inputs = || problem.q.iter().chain(&problem.k).chain([&problem.v]);
         let multiplied = matches!(dtype, DType::Bf16 | DType::F16);
@@ -58,21 +74,17 @@ impl Flash {
         let stored = problem.out.strides[2] == 1 && problem.value.is_multiple_of(8);
         let paged = problem.page.is_none_or(|page| page >= pages::FEWEST_ROWS);
         let alike = inputs().all(|view| view.dtype == dtype);
-        if !paged || !multiplied || !bounded || !stored || !alike {
-            return None;
-        }
         // The greatest score times the factor is the greatest of the products.
-        if problem.scale <= 0.0 {
-            return None;
-        }
-        let layout = Layout::new(problem, target)?;
+        paged && multiplied && bounded && stored && alike && problem.scale > 0.0
+    }
+
+    /// The tensor maps, of so many rows of keys at once, where tensor copies can read the operands.
+    fn tensor_maps(problem: &Problem, copied: u64) -> Option<Vec<TensorMap>> {
         let parts = problem.q.len();
-        let rows = |at: usize| if at < parts { ROWS } else { layout.copied };
-        let tensor_maps = inputs()
-            .enumerate()
-            .map(|(at, view)| tensor_map(at, &by_head(view), rows(at)))
-            .collect::<Option<Vec<_>>>()?;
-        Some(Self { problem: problem.clone(), layout, tensor_maps })
+        let rows = |at: usize| if at < parts { ROWS } else { copied };
+        let inputs = problem.q.iter().chain(&problem.k).chain([&problem.v]);
+        let map = |(at, view)| tensor_map(at, &by_head(view), rows(at));
+        inputs.enumerate().map(map).collect()
     }
 }
 

@@ -261,7 +261,7 @@ impl<'k> Block<'k, '_> {
             let head =
                 self.design.problem.head_of(b, &self.design.problem.k[part], self.place.first_head);
             let row = self.operands.k[part].at(&[key, head]);
-            scores = self.add_part(part, query, row, concerned, scores);
+            scores = self.add_part(part, query, (key, row), concerned, scores);
         }
         let before = state.clone().flat();
         let state = b.if_else(concerned, before, || self.weigh(from, end, &scores, state).flat());
@@ -273,16 +273,21 @@ impl<'k> Block<'k, '_> {
         &self,
         part: usize,
         query: Ptr<'k>,
-        key: Ptr<'k>,
+        (key, at_key): (I32<'k>, Ptr<'k>),
         concerned: Bool<'k>,
         scores: Vec<F32<'k>>,
     ) -> Vec<F32<'k>> {
         let b = self.b;
+        // Values, which are quantised, are the first part.
+        let scales = self.operands.scales.as_ref().filter(|_| part == 0);
         let (q, k) = (&self.operands.q[part], &self.operands.k[part]);
         let slice = |at: I32<'k>, depth: u64, scores: Vec<F32<'k>>| {
             b.barrier();
-            self.tiles.queries.fill(b, q, query, at, depth);
-            self.tiles.keys.fill(b, k, key, at, depth);
+            self.tiles.queries.fill(b, (q, query), at, depth, |_, values| values);
+            self.tiles.keys.fill(b, (k, at_key), at, depth, |column, values| match scales {
+                Some(scales) => scales.times(b, key, column, values),
+                None => values,
+            });
             b.barrier();
             b.if_else(concerned, scores.clone(), || self.multiply(depth, scores))
         };

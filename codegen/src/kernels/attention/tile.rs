@@ -27,14 +27,14 @@ impl<'k> Transposed<'k> {
     }
 
     /// Fills the tile with elements `from .. from + depth` of a row each, `from` a multiple of
-    /// the tensor's vectors.
+    /// the tensor's vectors; `scaled` says what becomes of those from a column on.
     pub(super) fn fill(
         &self,
         b: &'k Builder<'k>,
-        tensor: &Tensor<'k>,
-        row: Ptr<'k>,
+        (tensor, row): (&Tensor<'k>, Ptr<'k>),
         from: I32<'k>,
         depth: u64,
+        scaled: impl Fn(I32<'k>, Vec<F32<'k>>) -> Vec<F32<'k>>,
     ) {
         let width = super::power_of_two_in(depth, tensor.vector_width());
         let to = self.shared.index(self.row, 4);
@@ -44,6 +44,7 @@ impl<'k> Transposed<'k> {
             let fill = || {
                 let at = vector * b.i32(width);
                 let values = row.index(from + at, tensor.stride(2)).load(tensor.dtype(), width);
+                let values = scaled(from + at, values);
                 let to = to.index(at, PITCH);
                 for (i, value) in values.into_iter().enumerate() {
                     to.add_const(PITCH * i as u64).store_scalar(value);
@@ -85,6 +86,10 @@ impl<'k> Values<'k> {
             let (key, at) = (item / b.i32(vectors), item % b.i32(vectors) * b.i32(width));
             let row = operands.row(b, (first + key).min(last));
             let values = tensor.at(&[row, head, at]).load(tensor.dtype(), width);
+            let values = match &operands.scales {
+                Some(scales) => scales.times(b, row, at, values),
+                None => values,
+            };
             let to = self.shared.index(key, 4 * self.len).index(at, 4);
             store(to, &values);
         };

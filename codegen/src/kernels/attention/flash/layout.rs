@@ -1,6 +1,7 @@
 //! Sizes of blocks and the layout of shared memory.
 
 use super::super::Problem;
+use super::super::limits::shared;
 use crate::builder::wgmma;
 use moec_ir::Target;
 
@@ -40,6 +41,9 @@ pub(super) fn panel_bytes(rows: u64) -> u64 {
     rows * wgmma::ROW_BYTES
 }
 
+/// Keys of a block, at least.
+const FEWEST_KEYS: u64 = 32;
+
 /// Where everything lies: queries, stages of keys, stages of values, barriers.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
@@ -54,19 +58,36 @@ pub(super) struct Layout {
 impl Layout {
     /// The largest blocks that fit shared memory and registers.
     pub(super) fn new(problem: &Problem, target: &Target) -> Option<Self> {
-        let parts: Vec<_> = problem.depth.iter().map(|&d| Columns::new(d)).collect();
-        let value = Columns::new(problem.value);
         let fits = |layout: &Self| {
             let held = problem.value / 2 + layout.keys / 2 + layout.keys / 4;
             problem.value <= wgmma::MOST_COLUMNS
                 && held <= HELD
                 && layout.shared_bytes() <= u64::from(target.shared_per_cta)
         };
-        let layout = |keys: u64| {
-            let copied = problem.page.map_or(keys, |page| page.min(keys));
-            Self { keys, copied, parts: parts.clone(), value }
-        };
-        [128, 64, 32].map(layout).into_iter().find(fits)
+        [128, 64, FEWEST_KEYS].map(|keys| Self::of(problem, keys)).into_iter().find(fits)
+    }
+
+    /// What there is too much of, if anything.
+    pub(super) fn limit(problem: &Problem, target: &Target) -> Option<String> {
+        let (value, depth) = (problem.value, problem.depth.iter().sum::<u64>());
+        if Self::new(problem, target).is_some() {
+            return None;
+        }
+        if value > wgmma::MOST_COLUMNS {
+            let most = wgmma::MOST_COLUMNS;
+            return Some(format!("values have {value} elements, and sums of {most} fit registers"));
+        }
+        let what = format!(
+            "128 queries and two blocks of {FEWEST_KEYS} keys of {depth} elements and values of \
+             {value}"
+        );
+        Some(shared(&what, Self::of(problem, FEWEST_KEYS).shared_bytes(), target))
+    }
+
+    fn of(problem: &Problem, keys: u64) -> Self {
+        let parts = problem.depth.iter().map(|&d| Columns::new(d)).collect();
+        let copied = problem.page.map_or(keys, |page| page.min(keys));
+        Self { keys, copied, parts, value: Columns::new(problem.value) }
     }
 
     fn panels(&self) -> u64 {

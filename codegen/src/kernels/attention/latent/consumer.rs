@@ -133,8 +133,9 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
         State { softmax, sums }
     }
 
+    /// What is multiplied, quantised or not.
     fn dtype(&self) -> DType {
-        self.cta.design.problem.v.dtype
+        self.cta.design.problem.q[0].dtype
     }
 
     /// The scores of this warpgroup's page; those of rows that are no keys are taken out.
@@ -142,14 +143,16 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
         let (b, layout) = (self.cta.b, &self.cta.design.layout);
         b.wgmma_fence(&[]);
         let base = self.cta.base.anew();
+        let of_first = |at: u64| b.wgmma_descriptor(base + at as i32).anew();
+        let first = [of_first(layout.queries(0)), of_first(layout.keys(self.which, 0))];
         let mut scores: Option<Vec<F32<'k>>> = None;
         for half in [Half::Near, Half::Far] {
             b.mbarrier_wait(self.cta.at(layout.full(self.which, half)), step % 2);
             for (panel, source) in layout.panels_of(self.which, half) {
-                let q = b.wgmma_descriptor(base + layout.queries(panel) as i32);
-                let k = b.wgmma_descriptor(base + layout.keys(self.which, panel) as i32);
                 for step in 0..source.steps {
-                    let both = [q, k].map(|d| d + (step * wgmma::DEPTH_BYTES / 16) as i64);
+                    // Panels of either lie one after the other.
+                    let further = panel * PANEL_BYTES + step * wgmma::DEPTH_BYTES;
+                    let both = first.map(|descriptor| descriptor + (further / 16) as i64);
                     scores = Some(match scores {
                         None => b.wgmma_anew(self.dtype(), KEYS, both),
                         Some(scores) => b.wgmma(self.dtype(), KEYS, both, &scores, b.i32(1)),
@@ -164,12 +167,14 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
         self.mask(self.cta.count - before, scores)
     }
 
-    /// Takes out scores of keys from `left` on, and clears their values: whatever lies there, a
-    /// weight of 0 is to make it 0.
+    /// Takes out scores of keys from `left` on, and clears their values, where those are copied:
+    /// whatever lies there, a weight of 0 is to make it 0.
     fn mask(&self, left: I32<'k>, scores: Vec<F32<'k>>) -> Vec<F32<'k>> {
         let b = self.cta.b;
         b.if_else(left.lt(b.i32(KEYS)), scores.clone(), || {
-            self.clear(left);
+            if self.cta.design.problem.quantized.is_none() {
+                self.clear(left);
+            }
             let masked = |(number, score): (usize, F32<'k>)| {
                 let key = self.column + (number / 4 * 8 + number % 2) as i32;
                 score.when(key.lt(left), b.f32(f32::NEG_INFINITY))
@@ -225,7 +230,7 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
         let (b, layout) = (self.cta.b, &self.cta.design.layout);
         let other = 1 - self.which;
         let at = self.cta.base.anew() + layout.weights(other) as i32;
-        let (weights, values) = (b.wgmma_descriptor(at), self.values(other));
+        let (weights, values) = (b.wgmma_descriptor(at).anew(), self.values(other));
         for step in 0..(KEYS / 16) as i64 {
             let weights = weights + step * (wgmma::DEPTH_BYTES / 16) as i64;
             let both = [weights, values + step * VALUES_STEP];
@@ -245,7 +250,7 @@ impl<'k, 'c, 'd> Consumer<'k, 'c, 'd> {
         let (b, layout) = (self.cta.b, &self.cta.design.layout);
         let first = layout.values_of(self.which).start;
         let at = self.cta.base.anew() + layout.keys(page, first) as i32;
-        b.wgmma_descriptor_across(at, PANEL_BYTES)
+        b.wgmma_descriptor_across(at, PANEL_BYTES).anew()
     }
 
     /// Puts the weights of this warpgroup's page where the other's tensor cores read them.

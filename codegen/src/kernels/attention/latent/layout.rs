@@ -2,6 +2,7 @@
 //! barriers.
 
 use super::super::Problem;
+use super::super::limits::shared;
 use crate::builder::wgmma;
 use moec_ir::Target;
 
@@ -14,7 +15,7 @@ pub(super) const ROWS: u64 = wgmma::ROWS;
 /// Keys of a page.
 pub(super) const KEYS: u64 = moec_ir::plan::PAGE_ROWS;
 /// Elements of a row of 128 bytes.
-const PANEL: u64 = wgmma::ROW_BYTES / 2;
+pub(super) const PANEL: u64 = wgmma::ROW_BYTES / 2;
 /// Bytes of 64 rows of 64 elements, of queries, keys and weights alike.
 pub(super) const PANEL_BYTES: u64 = 64 * wgmma::ROW_BYTES;
 /// Bytes of a barrier.
@@ -38,6 +39,12 @@ pub(super) struct Source {
     pub(super) steps: u64,
 }
 
+/// Whether each warpgroup sums whole panels of values.
+fn halves(problem: &Problem) -> bool {
+    problem.value.is_multiple_of(CONSUMERS * PANEL)
+        && problem.value / CONSUMERS <= wgmma::MOST_COLUMNS
+}
+
 /// Where everything lies.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
@@ -51,6 +58,31 @@ impl Layout {
     /// The layout, where a page of keys goes twice into shared memory beside the queries, and each
     /// warpgroup sums whole panels of values.
     pub(super) fn new(problem: &Problem, target: &Target) -> Option<Self> {
+        let layout = Self::of(problem);
+        (halves(problem) && layout.fits(target)).then_some(layout)
+    }
+
+    /// What there is too much of, if anything.
+    pub(super) fn limit(problem: &Problem, target: &Target) -> Option<String> {
+        let layout = Self::of(problem);
+        let value = problem.value;
+        if !halves(problem) {
+            let most = CONSUMERS * wgmma::MOST_COLUMNS;
+            return Some(format!(
+                "values of {value} elements are no multiple of {}, or more than {most}",
+                CONSUMERS * PANEL
+            ));
+        }
+        let depth: u64 = problem.depth.iter().sum();
+        let what = format!("64 queries and two pages of keys of {depth} elements");
+        (!layout.fits(target)).then(|| shared(&what, layout.shared_bytes(), target))
+    }
+
+    fn fits(&self, target: &Target) -> bool {
+        self.shared_bytes() <= u64::from(target.shared_per_cta)
+    }
+
+    fn of(problem: &Problem) -> Self {
         let panels = |(part, &depth): (usize, &u64)| {
             (0..depth).step_by(PANEL as usize).map(move |column| {
                 let steps = (depth - column).min(PANEL).div_ceil(wgmma::DEPTH_BYTES / 2);
@@ -58,10 +90,7 @@ impl Layout {
             })
         };
         let sources = problem.depth.iter().enumerate().flat_map(panels).collect();
-        let layout = Self { sources, values: problem.value / PANEL };
-        let halves = problem.value.is_multiple_of(CONSUMERS * PANEL)
-            && problem.value / CONSUMERS <= wgmma::MOST_COLUMNS;
-        (halves && layout.shared_bytes() <= u64::from(target.shared_per_cta)).then_some(layout)
+        Self { sources, values: problem.value / PANEL }
     }
 
     /// Panels of a page, with one for the weights where nothing follows the values.
