@@ -19,21 +19,30 @@ fn v3(args: &[&str]) -> (bool, String) {
     moec(&[&["build", &model], args].concat())
 }
 
-/// DeepSeek's published cells; `BLESS=1` rewrites the tables.
+/// The row that is taken: SMs that communicate, and the share of it that is hidden, in percent.
+fn taken(table: &str) -> (u32, f64) {
+    let row = table.lines().find(|line| line.trim_start().starts_with('*')).unwrap();
+    let words: Vec<&str> = row.split_whitespace().collect();
+    let percent = words.iter().position(|word| *word == "%").unwrap();
+    (words[1].parse().unwrap(), words[percent - 1].parse().unwrap())
+}
+
+/// DeepSeek's published cells: about 24 SMs in prefill, none in decoding
+/// (`data/published/profile_data_notes.csv`).
 #[test]
-fn tables_of_deepseek_v3_are_as_they_were() {
-    let cells = [("prefill", &["--batch", "4"][..]), ("decode", &[])];
-    for (phase, step) in cells {
-        let (done, table) = v3(&[&["--phase", phase, "--emit", "partition"], step].concat());
-        assert!(done, "{table}");
-        let path =
-            format!("{}/tests/partition/deepseek-v3.{phase}.txt", env!("CARGO_MANIFEST_DIR"));
-        if std::env::var_os("BLESS").is_some() {
-            std::fs::write(&path, &table).unwrap();
-        }
-        let expected = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(table == expected, "{path} should be\n{table}");
-    }
+fn tables_of_deepseek_v3_take_about_what_is_published() {
+    let (done, table) = v3(&["--phase", "prefill", "--batch", "4", "--emit", "partition"]);
+    assert!(done, "{table}");
+    let first = "prefill: 256 experts over 32 ranks, 8 per node, 16384 tokens of a rank, first";
+    assert!(table.starts_with(first), "{table}");
+    let (sms, hidden) = taken(&table);
+    assert!((16..=28).contains(&sms) && hidden >= 95.0, "{table}");
+    // What is left without overlap stands in every table.
+    assert!(table.contains("in turn"), "{table}");
+    let (done, table) = v3(&["--phase", "decode", "--emit", "partition"]);
+    assert!(done, "{table}");
+    assert!(table.starts_with("decode: 256 experts over 128 ranks, 8 per node, 128 tokens"));
+    assert_eq!(taken(&table).0, 0, "{table}");
 }
 
 #[test]
