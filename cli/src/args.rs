@@ -327,6 +327,10 @@ pub(crate) struct SimulateArgs {
     /// Runs this schedule alone, as a failure names it.
     #[arg(long, value_name = "SEED")]
     pub(crate) only_schedule: Option<u64>,
+    /// Writes what ran when, by rank and role of SMs, as a trace for Perfetto or chrome://tracing;
+    /// of the run in order, or of --only-schedule. A nanosecond is an instruction of an SM.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) timeline: Option<PathBuf>,
     /// Which experts tokens go to: by changing the weights of routers, so that they choose so.
     #[arg(long, value_enum, default_value_t = RoutingName::Model)]
     pub(crate) routing: RoutingName,

@@ -49,7 +49,7 @@ pub struct Diagnostic {
     /// `E` and four digits; each code has a page in `docs/errors/`. By stage: 01 syntax,
     /// 02 names, 03 shapes, 04 precision, parallel, train and target sections, 05 import,
     /// 06 weights, 07 tokenizer, 08 optimizer and plan, 09 code generation, 10 artefact, 11 devices,
-    /// 12 sessions and generation.
+    /// 12 sessions and generation, 13 simulation.
     pub code: &'static str,
     /// How bad it is.
     pub severity: Severity,

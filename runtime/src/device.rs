@@ -5,7 +5,7 @@ mod emulated_group;
 mod emulator;
 
 pub use cuda::Cuda;
-pub use emulated_group::{EmulatedGroup, Queued};
+pub use emulated_group::{EmulatedGroup, GroupRun, Queued, RunFailure};
 pub use emulator::Emulator;
 
 use crate::{Result, fail};

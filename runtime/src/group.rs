@@ -5,13 +5,17 @@
 //! other ranks hold. A step queues all launches of every rank and runs them together. Ranks whose
 //! sequences have no token in a step take part all the same: others need their experts.
 
+mod hang;
 mod load;
+mod role;
+mod timeline;
 
-use crate::device::{EmulatedGroup, Queued};
+use crate::device::{EmulatedGroup, Queued, RunFailure};
 use crate::engine::{Engine, Rows, SequenceId, check_batch};
 use crate::session::{Profile, RankState, Ready, StepInputs, Value};
 use crate::weights::Progress;
 use crate::{Artefact, Checkpoint, Phase, Result, fail};
+use moec_ir::timeline::Timeline;
 use moec_ir::{Diagnostic, Ranks};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -28,6 +32,11 @@ pub struct GroupSession {
     profile: Profile,
     /// A step has failed, so that what ranks share is no longer in order.
     broken: bool,
+    /// What ran when, where it is recorded, and ticks so far.
+    executed: Timeline,
+    ticks: u64,
+    /// What was being computed when ranks hung.
+    stuck: Vec<(String, String)>,
 }
 
 /// How much a group has room for.
@@ -113,6 +122,18 @@ impl GroupSession {
         ranks.map(|(rank, state)| state.values(&mut group.rank(rank))).collect()
     }
 
+    /// What ran when in all steps so far, by rank and role of SMs, a nanosecond for each tick of
+    /// virtual time; empty unless the group records it.
+    pub fn executed(&self) -> &Timeline {
+        &self.executed
+    }
+
+    /// The functions and, as plans name them, the values that waiting launches were computing when
+    /// a step hung; nothing where none did.
+    pub fn stuck(&self) -> &[(String, String)] {
+        &self.stuck
+    }
+
     /// A step's tokens by rank, in the order of the batch, and the place of each in it.
     fn divide<'t>(&self, batch: &[(SequenceId, &'t [u32])]) -> Result<Vec<Share<'t>>> {
         let mut shares: Vec<Share<'t>> = self.states.iter().map(|_| Share::default()).collect();
@@ -194,7 +215,7 @@ impl Engine for GroupSession {
         let phase = self.states[0].phase(phase)?;
         let tokens: u64 = inputs.iter().map(|i| i.sizes.tokens).sum();
         let _span = tracing::debug_span!("step", %phase, tokens, ranks = %self.ranks()).entered();
-        let Self { group, states, profile, .. } = self;
+        let Self { group, states, profile, executed, ticks, .. } = self;
         let mut addresses = Vec::new();
         for ((rank, state), inputs) in (0..).zip(&mut *states).zip(&inputs) {
             addresses.push(state.prepare(&mut group.rank(rank), phase, inputs)?);
@@ -212,17 +233,26 @@ impl Engine for GroupSession {
         let queues: Vec<Vec<Queued>> =
             ready.iter().map(|launches| launches.iter().map(queued).collect()).collect();
         let begin = Instant::now();
-        let counters = match group.run(&queues) {
-            Ok(counters) => counters,
-            Err(e) => {
+        let report = match group.run(&queues) {
+            Ok(report) => report,
+            Err(RunFailure::Other(e)) => {
                 self.broken = true;
                 return Err(e);
             }
+            Err(RunFailure::Hang(found)) => {
+                let (diagnostic, computing) = hang::describe(&found, &ready);
+                (self.broken, self.stuck) = (true, computing);
+                return fail(diagnostic);
+            }
         };
+        if let Some(run) = &report.timeline {
+            timeline::add(executed, run, &ready, *ticks);
+        }
+        *ticks += report.ticks;
         // Launches of a group have no times of their own: each has its part by instructions.
-        let (took, all) = (begin.elapsed(), counters.iter().flatten());
+        let (took, all) = (begin.elapsed(), report.counters.iter().flatten());
         let all = all.map(|c| c.warp_instructions).sum::<u64>().max(1);
-        for (launches, counters) in ready.iter().zip(counters) {
+        for (launches, counters) in ready.iter().zip(report.counters) {
             for (launch, counters) in launches.iter().zip(counters) {
                 let part = counters.warp_instructions as f64 / all as f64;
                 let name = &launch.place.kernel.name;

@@ -16,7 +16,7 @@ pub use values::Value;
 
 pub(crate) use load::{check, load};
 pub(crate) use rank::{Membership, RankState};
-pub(crate) use run::{Ready, while_computing};
+pub(crate) use run::{Place, Ready, while_computing};
 pub(crate) use step_inputs::StepInputs;
 
 use crate::device::Device;

@@ -19,6 +19,7 @@ use crate::group::Room;
 use crate::session::Value;
 use crate::{Artefact, Checkpoint, Engine, GroupSession, Phase, Result, Rows, Session};
 use moec_emulator::{DeviceConfig, Schedule};
+use moec_ir::timeline::Timeline;
 use moec_ir::{Diagnostic, Ranks};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -152,6 +153,18 @@ impl Simulation<'_> {
     /// What [`GroupSession::new`] and its steps return.
     pub fn run(&self, schedule: Schedule) -> std::result::Result<Outcome, Failed> {
         let group = EmulatedGroup::new(self.ranks, self.device(schedule))?;
+        Ok(self.run_on(group)?.0)
+    }
+
+    /// The same, and what ran when.
+    ///
+    /// # Errors
+    /// As of [`Simulation::run`].
+    pub fn record(&self, schedule: Schedule) -> std::result::Result<(Outcome, Timeline), Failed> {
+        self.run_on(EmulatedGroup::recording(self.ranks, self.device(schedule))?)
+    }
+
+    fn run_on(&self, group: EmulatedGroup) -> std::result::Result<(Outcome, Timeline), Failed> {
         let room = Room { rows: self.tokens.longest(), most_tokens: Some(self.most) };
         let (artefact, checkpoint) = (self.artefact, self.checkpoint);
         let mut session = GroupSession::new(group, artefact, checkpoint, room, &mut |_| {})?;
@@ -169,14 +182,17 @@ impl Simulation<'_> {
             for (id, tokens) in open.iter().zip(&tokens) {
                 batch.extend(id.filter(|_| !tokens.is_empty()).map(|id| (id, *tokens)));
             }
-            let mut logits = session.step(phase, &batch, Rows::All)?.into_iter();
+            let logits = session
+                .step(phase, &batch, Rows::All)
+                .map_err(|diagnostics| Failed { diagnostics, places: session.stuck().to_vec() })?;
+            let mut logits = logits.into_iter();
             let of_rank = |tokens: &&[u32]| {
                 if tokens.is_empty() { vec![] } else { logits.next().unwrap_or_default() }
             };
             let logits = tokens.iter().map(of_rank).collect();
             steps.push(StepOutcome { phase, logits, values: session.values()? });
         }
-        Ok(Outcome { steps })
+        Ok((Outcome { steps }, session.executed().clone()))
     }
 
     /// Runs both steps on one device that has all tokens and all experts, by an artefact for one

@@ -49,6 +49,12 @@ fn all_schedules_of_a_right_exchange_give_the_same() {
             assert_eq!(prefill.logits[rank], toy::group::expected(tokens, 3));
         }
         assert!(decode.logits[3].is_empty() && !decode.logits[2].is_empty());
+        let (recorded, timeline) = simulation.record(Schedule::InOrder).unwrap();
+        assert_eq!(recorded, expected);
+        let trace = timeline.to_string();
+        for part in ["\"rank 3\"", "\"exchange_0\"", "told in `layer` of layer 2"] {
+            assert!(trace.contains(part), "{trace}");
+        }
         // The same seed repeats itself, values between functions included.
         let again = || simulation.run(Schedule::Seeded(4)).unwrap();
         assert_eq!(again(), again());
@@ -66,5 +72,23 @@ fn a_read_that_does_not_wait_is_named_with_its_seed() {
         // The seed alone finds it again.
         let again = simulation.run(Schedule::Seeded(seed)).unwrap();
         assert_eq!(compare(&again, &right), Some(difference));
+    });
+}
+
+#[test]
+fn who_waits_for_whom_is_told_by_rank_launch_and_buffer() {
+    let silent = changed("tell:\n", "setp.eq.u32 %p1, %r2, 2;\n@%p1 bra done;\ntell:\n");
+    with(&silent, |simulation| {
+        let failed = simulation.run(Schedule::Seeded(1)).unwrap_err();
+        let [hang] = &failed.diagnostics[..] else { panic!("{failed:?}") };
+        assert_eq!(hang.code, "E1107");
+        for part in [
+            "rank 0, `exchange_0` (told in `layer` of layer 0) waits for a change of byte 8 of `flags of prefill` of rank 0",
+            "rank 3, `exchange_0` (told in `layer` of layer 0)",
+            "(written by no atomic or ordered store)",
+        ] {
+            assert!(hang.message.contains(part), "{}", hang.message);
+        }
+        assert_eq!(failed.places, [("layer".to_owned(), "told".to_owned())]);
     });
 }

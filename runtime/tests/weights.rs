@@ -7,7 +7,7 @@ mod toy;
 
 use moec_ir::DType;
 use moec_ir::plan::{Weight, WeightPart};
-use moec_runtime::weights::{Demand, assemble, weight_bytes};
+use moec_runtime::weights::{Demand, assemble, random, weight_bytes};
 use moec_runtime::{Checkpoint, Phase};
 use std::collections::BTreeMap;
 use std::fs;
@@ -172,4 +172,22 @@ fn experts_parts_and_rows_lie_in_that_order() {
         let own = expected[8 * rank..][..8].iter().map(|&n| n as f32).collect::<Vec<_>>();
         assert_eq!(bytes_of(&tensors, &spread, Some(3), rank as u32), own);
     }
+}
+
+#[test]
+fn made_up_weights_are_what_is_demanded_and_repeat_themselves() {
+    let plan = toy::group::artefact().phases[&Phase::Decode].plan.clone();
+    let demand = Demand::of_plans([&plan]);
+    let made = random(&demand, 1).unwrap();
+    // Every rank's experts are demanded, not only those of one.
+    demand.check(&made, "Toy").unwrap();
+    assert!(made.names().eq(toy::group::tensors().keys().map(String::as_str)));
+    let bytes = |c: &Checkpoint| c.tensor("head").unwrap().bytes.to_vec();
+    assert_eq!(bytes(&made), bytes(&random(&demand, 1).unwrap()));
+    assert_ne!(bytes(&made), bytes(&random(&demand, 2).unwrap()));
+    let mut changed = made.clone();
+    changed.put("head", safetensors::Dtype::F32, &[1, 1], vec![0; 4]).unwrap();
+    assert!(demand.check(&changed, "Toy").is_err() && demand.check(&made, "Toy").is_ok());
+    let short = changed.put("head", safetensors::Dtype::F32, &[2, 1], vec![0; 4]).unwrap_err();
+    assert_eq!(short[0].code, "E0603");
 }

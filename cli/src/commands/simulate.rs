@@ -8,6 +8,7 @@ use crate::model::use_threads;
 use crate::output;
 use crate::progress::Work;
 use moec_emulator::Schedule;
+use moec_ir::timeline::Timeline;
 use moec_ir::{Diagnostic, Graph, Ranks};
 use moec_runtime::simulate::{
     self, Difference, Failed, Loads, Outcome, Routing, Simulation, Tokens, Verdict, steer,
@@ -56,13 +57,14 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
     };
     let told = Told { source: &source, graph, seed: None };
     if let Some(seed) = args.only_schedule {
-        return only(&simulation, &Told { seed: Some(seed), ..told });
+        return only(args, &simulation, &Told { seed: Some(seed), ..told });
     }
     let begun = head(args, &compiled, &tokens, &loads);
     output::write(begun.as_bytes())?;
     let work = Work::begin("without a schedule");
-    let expected = simulation.run(Schedule::InOrder).map_err(|f| told.failed(f))?;
+    let (expected, timeline) = simulation.record(Schedule::InOrder).map_err(|f| told.failed(f))?;
     drop(work);
+    write_timeline(args, &timeline)?;
     let mut text = String::new();
     if let Some(one) = &compiled.one {
         let work = Work::begin("on one rank");
@@ -202,20 +204,27 @@ fn against_one(
 }
 
 /// Repeats one schedule.
-fn only(simulation: &Simulation<'_>, told: &Told<'_>) -> Result<(), Failure> {
+fn only(args: &SimulateArgs, simulation: &Simulation<'_>, told: &Told<'_>) -> Result<(), Failure> {
     let seed = told.seed.unwrap_or(0);
     let work = Work::begin("without a schedule");
     let expected = simulation.run(Schedule::InOrder);
     drop(work);
     let work = Work::begin("one schedule");
-    let outcome = simulation.run(Schedule::Seeded(seed));
+    let outcome = simulation.record(Schedule::Seeded(seed));
     drop(work);
-    let outcome = outcome.map_err(|f| told.failed(f))?;
+    let (outcome, timeline) = outcome.map_err(|f| told.failed(f))?;
+    write_timeline(args, &timeline)?;
     let expected = expected.map_err(|f| Told { seed: None, ..*told }.failed(f))?;
     match simulate::compare(&outcome, &expected) {
         None => output::write(format!("schedule {seed}: the same bits as in order\n").as_bytes()),
         Some(difference) => Err(told.differs(&difference)),
     }
+}
+
+/// Writes what ran when, if it was asked for.
+fn write_timeline(args: &SimulateArgs, timeline: &Timeline) -> Result<(), Failure> {
+    let Some(path) = &args.timeline else { return Ok(()) };
+    output::write_to(Some(path), timeline.to_string().as_bytes())
 }
 
 /// Whom to tell of failures, and of which schedule.

@@ -27,6 +27,32 @@ pub struct Queued {
     pub label: String,
 }
 
+/// What a run of a group did.
+#[derive(Debug, Default)]
+pub struct GroupRun {
+    /// Of each launch, by rank.
+    pub counters: Vec<Vec<Counters>>,
+    /// How long it took, in virtual time.
+    pub ticks: u64,
+    /// When CTAs ran, where the group records it.
+    pub timeline: Option<emulator::Timeline>,
+}
+
+/// Why a run of a group did not end.
+#[derive(Debug)]
+pub enum RunFailure {
+    /// All that is left waits.
+    Hang(Box<emulator::Hang>),
+    /// Anything else: E1105.
+    Other(Vec<Diagnostic>),
+}
+
+impl From<Vec<Diagnostic>> for RunFailure {
+    fn from(diagnostics: Vec<Diagnostic>) -> Self {
+        Self::Other(diagnostics)
+    }
+}
+
 impl EmulatedGroup {
     /// As many GPUs as there are ranks, each of a configuration whose schedule holds for all
     /// together.
@@ -34,11 +60,23 @@ impl EmulatedGroup {
     /// # Errors
     /// E1103 where the emulator has no room for so many.
     pub fn new(ranks: Ranks, device: emulator::DeviceConfig) -> Result<Self> {
+        Self::with(ranks, device, false)
+    }
+
+    /// The same, which also records when each CTA runs.
+    ///
+    /// # Errors
+    /// As of [`EmulatedGroup::new`].
+    pub fn recording(ranks: Ranks, device: emulator::DeviceConfig) -> Result<Self> {
+        Self::with(ranks, device, true)
+    }
+
+    fn with(ranks: Ranks, device: emulator::DeviceConfig, timeline: bool) -> Result<Self> {
         let config = emulator::GroupConfig {
             ranks: ranks.count(),
             ranks_per_node: ranks.per_node(),
             device,
-            ..Default::default()
+            timeline,
         };
         let group = emulator::Group::new(config).or_else(|e| memory_failure("a group", e))?;
         Ok(Self { group, ranks, modules: Modules::default(), loaded: vec![] })
@@ -80,8 +118,8 @@ impl EmulatedGroup {
     /// what each launch did.
     ///
     /// # Errors
-    /// E1105: a launch is refused, a kernel fails, or all that are left wait for each other.
-    pub fn run(&mut self, queues: &[Vec<Queued>]) -> Result<Vec<Vec<Counters>>> {
+    /// A launch is refused, a kernel fails, or all that are left wait for each other.
+    pub fn run(&mut self, queues: &[Vec<Queued>]) -> std::result::Result<GroupRun, RunFailure> {
         let mut encoded = Vec::new();
         for queue in queues {
             let mut launches = Vec::new();
@@ -99,9 +137,12 @@ impl EmulatedGroup {
         }
         match self.group.run(&encoded) {
             Ok(report) => {
-                Ok(report.launches.iter().map(|l| l.iter().map(one::counters).collect()).collect())
+                let of_rank = |l: &Vec<_>| l.iter().map(one::counters).collect();
+                let counters = report.launches.iter().map(of_rank).collect();
+                Ok(GroupRun { counters, ticks: report.ticks, timeline: report.timeline })
             }
-            Err(e) => fail(Diagnostic::error("E1105", format!("the group failed: {e}"))),
+            Err(emulator::Error::Deadlock { hang, .. }) => Err(RunFailure::Hang(hang)),
+            Err(e) => Ok(fail(Diagnostic::error("E1105", format!("the group failed: {e}")))?),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A group that hangs, in the words of its plan.
 
+use super::role::Role;
 use crate::session::{Place, Ready};
-use moec_emulator::{Hang, Polled, WaitsFor, Waiter};
-use moec_ir::{Diagnostic, KernelSpec};
+use moec_emulator::{Hang, Polled, Waiter, WaitsFor};
+use moec_ir::Diagnostic;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -86,12 +87,9 @@ fn place<'p>(waiter: &Waiter, ready: &[Vec<Ready<'p>>]) -> Option<Place<'p>> {
 fn who(waiter: &Waiter, place: Option<Place<'_>>) -> String {
     let rank = waiter.rank.as_ref().map_or(String::new(), |(rank, _)| format!("rank {rank}, "));
     let kernel = &waiter.kernel;
-    let role = match place.map(|p| &p.kernel.spec) {
-        Some(KernelSpec::SpreadExperts(spread)) if waiter.cta[0] < spread.split.comm => {
-            "communicating SMs of "
-        }
-        Some(KernelSpec::SpreadExperts(_)) => "computing SMs of ",
-        _ => "",
+    let role = match place.map(|p| Role::of(p.kernel, waiter.cta[0].into())) {
+        Some(role @ (Role::Communicate | Role::Compute)) => format!("{} of ", role.name()),
+        Some(Role::Whole) | None => String::new(),
     };
     let place = place.map_or(String::new(), |place| format!(" ({place})"));
     format!("{rank}{role}`{kernel}`{place}")
@@ -101,7 +99,8 @@ fn who(waiter: &Waiter, place: Option<Place<'_>>) -> String {
 fn kind(wait: &WaitsFor) -> String {
     match wait {
         WaitsFor::Memory(places) => {
-            let of = |p: &Polled| format!("{:?} of {:?}", p.allocation.as_ref().map(|a| &a.0), p.rank);
+            let of =
+                |p: &Polled| format!("{:?} of {:?}", p.allocation.as_ref().map(|a| &a.0), p.rank);
             let mut of: Vec<String> = places.iter().map(of).collect();
             of.dedup();
             of.join(" ")

@@ -6,6 +6,7 @@ use crate::session::{Membership, Profile, check, load as load_rank};
 use crate::weights::Progress;
 use crate::{Artefact, Checkpoint, Phase, Result, fail};
 use moec_ir::plan::PAGE_ROWS;
+use moec_ir::timeline::Timeline;
 use moec_ir::{Diagnostic, Ranks, Sizes};
 use std::collections::BTreeMap;
 
@@ -67,6 +68,9 @@ pub(super) fn load(
         most,
         profile: Profile::default(),
         broken: false,
+        executed: Timeline::default(),
+        ticks: 0,
+        stuck: vec![],
     })
 }
 
