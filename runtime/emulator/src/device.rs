@@ -34,6 +34,8 @@ pub struct DeviceConfig {
     pub accumulation: Accumulation,
     /// Counts the sectors that launches move ([`Traffic`](crate::Traffic)), which is slow.
     pub traffic: bool,
+    /// Reports of a [`Group`](crate::Group) say when each CTA ran.
+    pub timeline: bool,
 }
 
 impl Default for DeviceConfig {
@@ -47,6 +49,7 @@ impl Default for DeviceConfig {
             livelock_instructions: 1 << 30,
             accumulation: Accumulation::default(),
             traffic: false,
+            timeline: false,
         }
     }
 }

@@ -67,19 +67,12 @@ pub struct GroupConfig {
     pub ranks_per_node: u32,
     /// What each device is like. The schedule holds for the group as a whole.
     pub device: DeviceConfig,
-    /// Reports say when each CTA ran.
-    pub timeline: bool,
 }
 
 impl Default for GroupConfig {
     /// Two ranks on one node.
     fn default() -> Self {
-        GroupConfig {
-            ranks: 2,
-            ranks_per_node: 2,
-            device: DeviceConfig::default(),
-            timeline: false,
-        }
+        GroupConfig { ranks: 2, ranks_per_node: 2, device: DeviceConfig::default() }
     }
 }
 
@@ -112,7 +105,7 @@ pub struct GroupReport {
     pub launches: Vec<Vec<LaunchReport>>,
     /// How long the run took, in virtual time: one tick per instruction of a warp on an SM.
     pub ticks: u64,
-    /// When CTAs ran, where [`GroupConfig::timeline`] asks for it.
+    /// When CTAs ran, where [`DeviceConfig::timeline`] asks for it.
     pub timeline: Option<Timeline>,
 }
 

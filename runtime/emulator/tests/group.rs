@@ -16,8 +16,7 @@ fn group(ranks: u32, ranks_per_node: u32, schedule: Schedule) -> Group {
         livelock_instructions: 1 << 20,
         ..DeviceConfig::default()
     };
-    Group::new(GroupConfig { ranks, ranks_per_node, device, timeline: false })
-        .expect("the shape is good")
+    Group::new(GroupConfig { ranks, ranks_per_node, device }).expect("the shape is good")
 }
 
 /// `k(x, y, n)`, with `%n` the number and `%t` the thread.
@@ -174,7 +173,7 @@ fn a_seed_fixes_the_run_on_any_number_of_host_threads() {
     let run = |schedule, threads| {
         let device =
             DeviceConfig { schedule, threads, memory_bytes: 1 << 28, ..Default::default() };
-        let config = GroupConfig { ranks: 4, ranks_per_node: 4, device, timeline: false };
+        let config = GroupConfig { ranks: 4, ranks_per_node: 4, device };
         let mut group = Group::new(config).expect("the shape is good");
         let counter = group.alloc_symmetric(4, "counter").expect("there is room");
         let out = group.alloc_symmetric(64, "out").expect("there is room");
@@ -221,9 +220,10 @@ fn a_timeline_shows_ranks_side_by_side() {
             schedule,
             threads: 1,
             memory_bytes: 1 << 28,
+            timeline: true,
             ..DeviceConfig::default()
         };
-        let config = GroupConfig { ranks: 2, ranks_per_node: 2, device, timeline: true };
+        let config = GroupConfig { ranks: 2, ranks_per_node: 2, device };
         let mut group = Group::new(config).expect("the shape is good");
         let flag = group.alloc_symmetric(4, "flag").expect("there is room");
         let at = group.address(flag, 1);

@@ -74,8 +74,7 @@ fn rank_outcomes(bodies: &[&str], count: usize) -> BTreeSet<Vec<u32>> {
             ..DeviceConfig::default()
         };
         let mut group =
-            Group::new(GroupConfig { ranks, ranks_per_node: ranks, device, timeline: false })
-                .expect("it fits");
+            Group::new(GroupConfig { ranks, ranks_per_node: ranks, device }).expect("it fits");
         let x = group.alloc_symmetric(512, "x").expect("there is room");
         let r = group.alloc_symmetric(64, "r").expect("there is room");
         let (x, r) = (group.address(x, ranks - 1), group.address(r, ranks - 1));

@@ -110,7 +110,11 @@ impl Group {
         self.rounds(&mut ranks, chance, &machine, &mut timeline)?;
         let launches = ranks.into_iter().map(|rank| rank.reports).collect();
         let ticks = timeline.ticks;
-        Ok(GroupReport { launches, ticks, timeline: self.config.timeline.then_some(timeline) })
+        Ok(GroupReport {
+            launches,
+            ticks,
+            timeline: self.config.device.timeline.then_some(timeline),
+        })
     }
 
     fn rounds(

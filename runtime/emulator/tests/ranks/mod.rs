@@ -21,8 +21,7 @@ pub(crate) fn shaped(ranks: u32, ranks_per_node: u32, schedule: Schedule, sm_cou
         livelock_instructions: 1 << 20,
         ..DeviceConfig::default()
     };
-    Group::new(GroupConfig { ranks, ranks_per_node, device, timeline: true })
-        .expect("the shape is good")
+    Group::new(GroupConfig { ranks, ranks_per_node, device }).expect("the shape is good")
 }
 
 /// A module around the text of kernels.
