@@ -128,10 +128,10 @@ fn a_plan_of_several_ranks_has_the_cell_of_one() {
     assert!(splits.iter().all(|s| *s == (best.comm_sms.unwrap(), best.compute_sms)), "{splits:?}");
     // CTAs of an SM each, as code generation launches them.
     let mut plan = optimized.plan.clone();
-    let one = |n: u64| Extent::new(n.into(), 1);
+    let ctas = |n: u64| Extent::new(n.into(), 1);
     for kernel in &mut plan.kernels {
         kernel.geometry = Some(Geometry {
-            grid: [one(132), one(1), one(1)],
+            grid: [ctas(132), ctas(1), ctas(1)],
             block: [384, 1, 1],
             cluster: 1,
             shared_bytes: 200 << 10,

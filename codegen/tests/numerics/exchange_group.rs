@@ -358,8 +358,7 @@ pub(crate) fn exchange(
     };
     let [ranks, _] = problem.spread.ranks;
     let ranks_per_node = problem.spread.exchange().ranks.per_node();
-    let mut group =
-        Group::new(GroupConfig { ranks, ranks_per_node, device, timeline: false }).unwrap();
+    let mut group = Group::new(GroupConfig { ranks, ranks_per_node, device }).unwrap();
     let (exchange, most) = (&code.spec.exchange, problem.most());
     let regions = Region::ALL.map(|region| {
         let bytes = exchange.region_bytes(region).eval(&at(most)).max(16) as usize;

@@ -75,8 +75,7 @@ impl EmulatedGroup {
         let config = emulator::GroupConfig {
             ranks: ranks.count(),
             ranks_per_node: ranks.per_node(),
-            device,
-            timeline,
+            device: emulator::DeviceConfig { timeline, ..device },
         };
         let group = emulator::Group::new(config).or_else(|e| memory_failure("a group", e))?;
         Ok(Self { group, ranks, modules: Modules::default(), loaded: vec![] })

@@ -49,7 +49,9 @@ pub(super) fn first_result(kernel: &Kernel, x: &[&Bounded], shape: &[Dim]) -> Re
         Kernel::ScaledGemm { block }
         | Kernel::ScaledGemmAdd { block }
         | Kernel::ScaledGroupedGemm { block, .. } => {
-            let at = kernel.scaled(x.len()).ok_or("operands of a scaled product")?;
+            let at = kernel
+                .scaled(x.len())
+                .ok_or_else(|| Fault::Wrong("operands of a scaled product".into()))?;
             let a = match at.x_scale {
                 Some(scale) => unscaled(x[0], x[scale], [1, block[1]])?,
                 None => x[0].clone(),

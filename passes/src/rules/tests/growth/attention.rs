@@ -16,7 +16,7 @@ impl Growth<'_> {
         let dtype = if self.random.one_in(6) { DType::F32 } else { self.dtype(x) };
         let shape = columns.iter().map(|&n| Dim::from(n));
         let name = format!("cache{}", self.b.0.caches.len());
-        self.b.0.caches.push(Cache { name, ty: TensorType::new(dtype, shape) });
+        self.b.0.caches.push(Cache { name, ty: TensorType::new(dtype, shape), packed: None });
         let cache = self.b.typed(Op::Cache(self.b.0.caches.len() - 1), &[], dtype);
         self.b.typed(Op::Append, &[cache, x], dtype)
     }
