@@ -1,5 +1,7 @@
 //! Kernel specs of each family: those of real models and odd ones.
 
+#![allow(unused_imports, reason = "each of the test programs runs some of the cases")]
+
 mod attention;
 mod exchange;
 mod gradients;
