@@ -55,11 +55,18 @@ pub struct RuleInfo {
     pub family: Family,
     /// What it says.
     pub equation: &'static str,
+    /// The functions that say where it holds.
+    pub conditions: Vec<&'static str>,
 }
 
 /// Every rule: lowering, algebra, fusion.
 pub fn rules() -> Vec<RuleInfo> {
-    let info = |r: Rule| RuleInfo { name: r.name, family: r.family, equation: r.equation };
+    let info = |r: Rule| RuleInfo {
+        name: r.name,
+        family: r.family,
+        equation: r.equation,
+        conditions: r.conditions(),
+    };
     tables::all().into_iter().map(info).collect()
 }
 

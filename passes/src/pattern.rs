@@ -14,7 +14,7 @@ pub(crate) use instantiate::Rewriter;
 
 use crate::language::{Attr, EGraph, Node};
 use egg::{Id, Language};
-use moec_ir::{Dim, Real, TensorType};
+use moec_ir::{Dim, Real, ScaleFormat, TensorType};
 
 /// One side of a rule.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,6 +125,14 @@ impl Match<'_> {
             Value::Attr(Attr::Real(r)) => Some(*r),
             Value::Class(id) => self.egraph[*id].data.constant,
             Value::Attr(_) => None,
+        }
+    }
+
+    /// The format of scales bound to a name.
+    pub(crate) fn scales(&self, name: &str) -> Option<ScaleFormat> {
+        match self.value(name)? {
+            Value::Attr(Attr::Scales(format)) => Some(*format),
+            _ => None,
         }
     }
 

@@ -45,22 +45,28 @@ pub enum Family {
     Lowering,
 }
 
-type Given = fn(&Match<'_>) -> Option<Attr>;
-type When = fn(&Match<'_>, &[&str]) -> bool;
+type Given = dyn Fn(&Match<'_>) -> Option<Attr>;
+type When = dyn Fn(&Match<'_>, &[&str]) -> bool;
+type At = dyn Fn(&Rewriter<'_>, Id, &Node) -> bool;
 type Apply = fn(&mut Rewriter<'_>, Id, &Node);
 
-enum Kind {
+pub(crate) enum Kind {
     Equation(Box<Equation>),
-    Function { roots: Vec<&'static str>, apply: Apply },
+    Function {
+        roots: Vec<&'static str>,
+        /// Side conditions on the node that is rewritten.
+        conditions: Vec<(&'static str, Box<At>)>,
+        apply: Apply,
+    },
 }
 
-struct Equation {
-    names: Names,
-    left: Pattern,
+pub(crate) struct Equation {
+    pub(crate) names: Names,
+    pub(crate) left: Pattern,
     right: Pattern,
     /// Attributes of the right side that are computed from the match.
-    given: Vec<(usize, Given)>,
-    when: Vec<(When, &'static [&'static str])>,
+    given: Vec<(&'static str, usize, Box<Given>)>,
+    when: Vec<(&'static str, Box<When>, &'static [&'static str])>,
 }
 
 /// Where a rule applies.
@@ -92,25 +98,63 @@ impl Rule {
         roots: &[&'static str],
         apply: Apply,
     ) -> Self {
-        let kind = Kind::Function { roots: roots.to_vec(), apply };
+        let kind = Kind::Function { roots: roots.to_vec(), conditions: vec![], apply };
         Self { name, family: Family::Algebra, equation, kind }
     }
 
     /// Computes an attribute of the right side; where it gives none the rule does not apply.
-    fn given(mut self, attribute: &str, compute: Given) -> Self {
+    fn given<F>(mut self, attribute: &str, compute: F) -> Self
+    where
+        F: Fn(&Match<'_>) -> Option<Attr> + 'static,
+    {
         if let Kind::Equation(equation) = &mut self.kind {
             let variable = equation.names.intern(attribute);
-            equation.given.push((variable, compute));
+            equation.given.push((name_of::<F>(), variable, Box::new(compute)));
         }
         self
     }
 
     /// A side condition on variables of those names.
-    fn when(mut self, condition: When, on: &'static [&'static str]) -> Self {
+    fn when<F>(mut self, condition: F, on: &'static [&'static str]) -> Self
+    where
+        F: Fn(&Match<'_>, &[&str]) -> bool + 'static,
+    {
         if let Kind::Equation(equation) = &mut self.kind {
-            equation.when.push((condition, on));
+            equation.when.push((name_of::<F>(), Box::new(condition), on));
         }
         self
+    }
+
+    /// Without a side condition: true of all operands that are well typed.
+    fn anywhere(mut self) -> Self {
+        match &mut self.kind {
+            Kind::Equation(e) => e.when.push(("anywhere", Box::new(|_, _| true), &[])),
+            Kind::Function { conditions, .. } => {
+                conditions.push(("anywhere", Box::new(|_, _, _| true)));
+            }
+        }
+        self
+    }
+
+    /// A side condition on the node that a function rewrites.
+    fn at<F>(mut self, condition: F) -> Self
+    where
+        F: Fn(&Rewriter<'_>, Id, &Node) -> bool + 'static,
+    {
+        if let Kind::Function { conditions, .. } = &mut self.kind {
+            conditions.push((name_of::<F>(), Box::new(condition)));
+        }
+        self
+    }
+
+    /// The names of the functions that are its side conditions.
+    pub(crate) fn conditions(&self) -> Vec<&'static str> {
+        match &self.kind {
+            Kind::Equation(e) => {
+                e.given.iter().map(|g| g.0).chain(e.when.iter().map(|w| w.0)).collect()
+            }
+            Kind::Function { conditions, .. } => conditions.iter().map(|c| c.0).collect(),
+        }
     }
 
     fn of(mut self, family: Family) -> Self {
@@ -155,7 +199,9 @@ impl Rule {
                     rewriter.equate(class, equal);
                 }
             }
-            (Kind::Function { apply, .. }, Site::Function(class, node)) => {
+            (Kind::Function { conditions, apply, .. }, Site::Function(class, node))
+                if conditions.iter().all(|(_, holds)| holds(rewriter, *class, node)) =>
+            {
                 apply(rewriter, *class, node);
             }
             _ => {}
@@ -167,18 +213,23 @@ impl Equation {
     /// Computes the given attributes and checks the side conditions.
     fn complete(&self, egraph: &EGraph, mut values: Vec<Option<Value>>) -> Option<Site> {
         let names = &self.names;
-        for (var, compute) in &self.given {
+        for (_, var, compute) in &self.given {
             let value = compute(&Match { egraph, names, values: &values })?;
             values[*var] = Some(Value::Attr(value));
         }
         let found = Match { egraph, names, values: &values };
-        let holds = self.when.iter().all(|(condition, on)| condition(&found, on));
+        let holds = self.when.iter().all(|(_, condition, on)| condition(&found, on));
         holds.then_some(Site::Equation(values))
     }
 }
 
+/// What a function is called where it stands.
+fn name_of<F>() -> &'static str {
+    std::any::type_name::<F>().rsplit("::").next().unwrap_or_default()
+}
+
 /// The classes that hold a node of a name, in order.
-fn classes_of(egraph: &EGraph, name: &str) -> Vec<Id> {
+pub(crate) fn classes_of(egraph: &EGraph, name: &str) -> Vec<Id> {
     let mut found: Vec<Id> = egraph
         .classes()
         .filter(|c| c.nodes.iter().any(|n| n.term.name() == name))

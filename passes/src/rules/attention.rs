@@ -24,6 +24,13 @@ pub(super) fn lower_mix(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
     }
 }
 
+/// The weights are a softmax of a sum of scores, times a number or not.
+pub(super) fn weights_are_a_softmax_of_scores(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    let softmaxes = rw.nodes(node.children[0], "causal_softmax");
+    let mut scores = softmaxes.iter().flat_map(|softmax| scaled(rw, softmax.children[0]));
+    scores.any(|(scores, _)| !sums_of_scores(rw, scores, MOST_PARTS).is_empty())
+}
+
 /// The forms `mul(z, s)` of a class with `s` a number, and the class itself times 1.
 fn scaled(rw: &Rewriter<'_>, class: Id) -> Vec<(Id, Real)> {
     let mut found: Vec<(Id, Real)> = rw

@@ -2,7 +2,7 @@
 
 use crate::language::Attr;
 use crate::pattern::Match;
-use moec_ir::{DType, Dim};
+use moec_ir::{DType, Dim, ScaleFormat};
 
 /// The two have equal types.
 pub(super) fn same_type(m: &Match<'_>, on: &[&str]) -> bool {
@@ -39,6 +39,34 @@ pub(super) fn one_head(m: &Match<'_>, on: &[&str]) -> bool {
 /// `[R, H, N]` has as many heads as the weight `[H, N, K]` has matrices.
 pub(super) fn same_heads(m: &Match<'_>, on: &[&str]) -> bool {
     matches!((m.shape(on[0]), m.shape(on[1])), (Some([_, h, _]), Some([g, _, _])) if h == g)
+}
+
+/// `p` is `[T, k]` like the third, and `s` gives it a last axis of one, for all of a row.
+pub(super) fn one_for_each_row(m: &Match<'_>, on: &[&str]) -> bool {
+    match (m.shape(on[0]), m.shape(on[1]), m.shape(on[2])) {
+        (Some([t, k, one]), Some(p), Some(rows)) => {
+            one.is_one() && p == rows && p == [t.clone(), k.clone()]
+        }
+        _ => false,
+    }
+}
+
+/// Scales are not rounded: the greatest element of a block becomes the greatest e4m3.
+pub(super) fn scales_are_exact(m: &Match<'_>, on: &[&str]) -> bool {
+    m.scales(on[0]) == Some(ScaleFormat::F32)
+}
+
+/// Every number of the second's element type is one of the first's.
+pub(super) fn holds_all_of(m: &Match<'_>, on: &[&str]) -> bool {
+    let dtype = |name| m.ty(name).map(|ty| ty.dtype);
+    match (dtype(on[0]), dtype(on[1])) {
+        (Some(wide), Some(narrow)) => {
+            wide == narrow
+                || wide == DType::F32 && matches!(narrow, DType::Bf16 | DType::F8e4m3)
+                || wide == DType::Bf16 && narrow == DType::F8e4m3
+        }
+        _ => false,
+    }
 }
 
 /// A number.

@@ -30,6 +30,11 @@ pub(super) fn spread_experts(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
     }
 }
 
+/// What is combined comes back from other ranks.
+pub(super) fn results_are_collected(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    node.children.first().is_some_and(|y| !rw.nodes(*y, "collect").is_empty())
+}
+
 /// A product of experts: operands, and the block of its scales where it is of FP8.
 struct Product {
     a: Id,

@@ -19,7 +19,8 @@ pub(super) fn table() -> Vec<Rule> {
         Rule::equation(
             "scale-inside-the-gemm",
             "linear(dequantize[1, c](x, s), dequantize[r, c](w, t)) => @scaled_gemm[r, c](x, s, w, t)",
-        ),
+        )
+        .anywhere(),
         Rule::equation(
             "scale-inside-the-gemm-of-experts",
             "expert_linear(dequantize[1, c](x, s), dequantize[r, c](w, t), chosen) => \
@@ -59,7 +60,9 @@ pub(super) fn table() -> Vec<Rule> {
             "add(@combine(y, w, ..), r) => @combine(y, w, .., r)",
             &["add"],
             add_into_combine,
-        ),
+        )
+        .at(a_term_is_a_combine)
+        .at(only_the_sum_reads_it),
         // norm(x + r) and x + r from one reading of both.
         Rule::function(
             "add-before-the-norm",
@@ -67,7 +70,8 @@ pub(super) fn table() -> Vec<Rule> {
              second[1](a), first(a) of a = @add_rms_norm[eps](x, r, w)",
             &["rms_norm"],
             add_before_norm,
-        ),
+        )
+        .at(the_normed_is_a_sum_of_rows),
         // A norm, or a function of each element, is quantised before it leaves the registers.
         Rule::function(
             "quantise-after-the-norm",
@@ -75,14 +79,16 @@ pub(super) fn table() -> Vec<Rule> {
              first(k), second[b](k), third(k) of k = @rms_norm_quantize[eps, b, f](x, w)",
             &["quantize", "block_scale"],
             |rw, class, node| scaled::quantize_at_once(rw, class, node, "rms_norm"),
-        ),
+        )
+        .at(scaled::operand_is_a_norm),
         Rule::function(
             "quantise-after-the-function",
             "quantize[b, f](n), block_scale[b, f](n), n=@pointwise[g](xs) => \
              first(k), second[b](k), third(k) of k = @pointwise_quantize[g, b, f](xs)",
             &["quantize", "block_scale"],
             |rw, class, node| scaled::quantize_at_once(rw, class, node, "@pointwise"),
-        ),
+        )
+        .at(scaled::operand_is_pointwise),
         // Scores, choice and weights from one reading of the logits (DeepSeek-V3 2.1.2).
         Rule::function(
             "router-in-one-kernel",
@@ -90,7 +96,10 @@ pub(super) fn table() -> Vec<Rule> {
              first(r), second[1](r) of r = @router[k, g, a](l, b)",
             &["top_k"],
             routing::join,
-        ),
+        )
+        .at(routing::scores_are_f32)
+        .at(routing::experts_fit_a_warp)
+        .at(routing::chosen_scores_become_weights),
         // cache ∪ [norm(c), rotated k]: what MLA remembers is written where it stays, rounded once
         // (DeepSeek-V2 2.1.2).
         Rule::equation(
@@ -114,32 +123,62 @@ pub(super) fn table() -> Vec<Rule> {
              @spread_experts[f, k, n](x, c, weight, w, v, ..)",
             &["@combine"],
             exchange::spread_experts,
-        ),
+        )
+        .at(exchange::results_are_collected),
         // f(g(x), y): what is computed element by element stays in registers.
         Rule::function(
             "pointwise-in-one-pass",
             "@pointwise[f](.., @pointwise[g](xs), ..) => @pointwise[f after g](.., xs, ..)",
             &["@pointwise"],
-            pointwise::compose,
-        ),
+            |rw, class, node| pointwise::compose(rw, class, node, pointwise::vanishes),
+        )
+        .at(pointwise::an_input_need_not_be_stored),
+        // What is stored for somebody else may still be cheaper to compute than to read.
+        Rule::function(
+            "recompute-what-would-be-read",
+            "@pointwise[f](.., @pointwise[g](xs), ..) => @pointwise[f after g](.., xs, ..), \
+             where f reads xs too",
+            &["@pointwise"],
+            |rw, class, node| pointwise::compose(rw, class, node, pointwise::is_read_anyway),
+        )
+        .at(pointwise::an_input_is_known_by_others),
     ]
 }
 
 /// Most tensors that a combine adds: the shared experts' output and the residual, and one more.
 const MOST_ADDS: usize = 3;
 
+/// The orders of a sum of two values of one shape.
+fn terms(rw: &Rewriter<'_>, node: &Node) -> Vec<(Id, Id)> {
+    let orders = [(0, 1), (1, 0)].map(|(a, b)| (node.children[a], node.children[b]));
+    orders.into_iter().filter(|(a, b)| rw.ty(*a).shape == rw.ty(*b).shape).collect()
+}
+
+/// The combines of a class that can add one value more.
+fn combines(rw: &Rewriter<'_>, class: Id) -> Vec<Node> {
+    let mut found = rw.nodes(class, "@combine");
+    found.retain(|combine| combine.children.len() - 2 < MOST_ADDS);
+    found
+}
+
+/// One of two values of one shape is a combine that adds fewer than three.
+fn a_term_is_a_combine(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    terms(rw, node).iter().any(|(sum, _)| !combines(rw, *sum).is_empty())
+}
+
 /// What others read too stays a value of its own: it would be combined twice, and the residual of
 /// every layer would reach into the layers before it.
+fn only_the_sum_reads_it(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    let alone = |sum: Id| !combines(rw, sum).is_empty() && rw.readers(sum).len() <= 1;
+    terms(rw, node).iter().any(|(sum, _)| alone(*sum))
+}
+
 fn add_into_combine(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
-    for (sum, residual) in [(0, 1), (1, 0)] {
-        let (sum, residual) = (node.children[sum], node.children[residual]);
-        if rw.ty(sum).shape != rw.ty(residual).shape || rw.readers(sum).len() > 1 {
+    for (sum, residual) in terms(rw, node) {
+        if rw.readers(sum).len() > 1 {
             continue;
         }
-        for combine in rw.nodes(sum, "@combine") {
-            if combine.children.len() - 2 >= MOST_ADDS {
-                continue;
-            }
+        for combine in combines(rw, sum) {
             let operands = [combine.children.as_slice(), &[residual]].concat();
             if let Some(equal) = rw.add(Term::Kernel(Kernel::Combine), node.dtype, operands) {
                 rw.equate(class, equal);
@@ -148,15 +187,21 @@ fn add_into_combine(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
     }
 }
 
+/// The sums of two values of one shape that a class is.
+fn sums_of_rows(rw: &Rewriter<'_>, class: Id) -> Vec<(Id, Id)> {
+    rw.nodes(class, "add").iter().filter_map(|add| terms(rw, add).first().copied()).collect()
+}
+
+/// What is normed is a sum of two values of one shape.
+fn the_normed_is_a_sum_of_rows(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    !sums_of_rows(rw, node.children[0]).is_empty()
+}
+
 fn add_before_norm(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
     let Term::Math(Op::RmsNorm { eps }) = node.term else { return };
     let (sum, weight) = (node.children[0], node.children[1]);
     let sum_type: DType = rw.ty(sum).dtype;
-    for add in rw.nodes(sum, "add") {
-        let (x, residual) = (add.children[0], add.children[1]);
-        if rw.ty(x).shape != rw.ty(residual).shape {
-            continue;
-        }
+    for (x, residual) in sums_of_rows(rw, sum) {
         let kernel = Term::Kernel(Kernel::AddRmsNorm { eps, sum: sum_type });
         let Some(both) = rw.add(kernel, node.dtype, vec![x, residual, weight]) else { continue };
         let normed = rw.add(Term::First, node.dtype, vec![both]);

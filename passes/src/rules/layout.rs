@@ -8,7 +8,22 @@ use moec_ir::Op;
 
 /// A slice that lies in one piece of a concatenation is a slice of that piece.
 pub(super) fn slice_of_concat(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
-    let Term::Math(Op::Slice { axis, start, len }) = node.term else { return };
+    for (piece, slice) in in_pieces(rw, node) {
+        if let Some(equal) = rw.math(slice, vec![piece]) {
+            rw.equate(class, equal);
+        }
+    }
+}
+
+/// The operand is pieces side by side along the slice's axis, one of which holds all of it.
+pub(super) fn lies_in_one_piece(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    !in_pieces(rw, node).is_empty()
+}
+
+/// The pieces that hold all of a slice, and the slice of each.
+fn in_pieces(rw: &Rewriter<'_>, node: &Node) -> Vec<(Id, Op)> {
+    let Term::Math(Op::Slice { axis, start, len }) = node.term else { return vec![] };
+    let mut found = vec![];
     for concat in rw.nodes(node.children[0], "concat") {
         if concat.term != Term::Math(Op::Concat { axis }) {
             continue;
@@ -17,36 +32,44 @@ pub(super) fn slice_of_concat(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
         for piece in concat.children {
             let Some(size) = rw.ty(piece).shape[axis].constant() else { break };
             if begin <= start && start + len <= begin + size {
-                let slice = Op::Slice { axis, start: start - begin, len };
-                if let Some(equal) = rw.math(slice, vec![piece]) {
-                    rw.equate(class, equal);
-                }
+                found.push((piece, Op::Slice { axis, start: start - begin, len }));
             }
             begin += size;
         }
     }
+    found
 }
 
 /// Neighbouring slices of one value, side by side, are one slice.
 pub(super) fn concat_of_slices(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
-    let Term::Math(Op::Concat { axis }) = node.term else { return };
-    for (whole, first) in slices_along(rw, node.children[0], axis) {
-        let mut end = first;
-        for piece in &node.children {
-            let Some(size) = rw.ty(*piece).shape[axis].constant() else { return };
-            if !slices_along(rw, *piece, axis).contains(&(whole, end)) {
-                break;
-            }
-            end += size;
-        }
-        let total = rw.ty(class).shape[axis].constant();
-        if total == Some(end - first) {
-            let slice = Op::Slice { axis, start: first, len: end - first };
-            if let Some(equal) = rw.math(slice, vec![whole]) {
-                rw.equate(class, equal);
-            }
+    for (whole, slice) in joined(rw, node) {
+        if let Some(equal) = rw.math(slice, vec![whole]) {
+            rw.equate(class, equal);
         }
     }
+}
+
+/// The pieces are slices of one value, each of which begins where the one before it ends.
+pub(super) fn pieces_are_neighbours(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    !joined(rw, node).is_empty()
+}
+
+/// The values of which pieces side by side are one slice, and that slice.
+fn joined(rw: &Rewriter<'_>, node: &Node) -> Vec<(Id, Op)> {
+    let Term::Math(Op::Concat { axis }) = node.term else { return vec![] };
+    let mut found = vec![];
+    for (whole, start) in slices_along(rw, node.children[0], axis) {
+        let mut end = start;
+        let continues = |piece: &Id| {
+            let here = slices_along(rw, *piece, axis).contains(&(whole, end));
+            end += rw.ty(*piece).shape[axis].constant().filter(|_| here)?;
+            Some(())
+        };
+        if node.children.iter().map(continues).collect::<Option<()>>().is_some() {
+            found.push((whole, Op::Slice { axis, start, len: end - start }));
+        }
+    }
+    found
 }
 
 /// The values of which a class is a slice along an axis, and where it begins in each.

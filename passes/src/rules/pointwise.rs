@@ -84,23 +84,27 @@ pub(super) fn lower(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
     body.equate(rw, class, result);
 }
 
-/// A kernel takes in one of its inputs' kernels, unless others than element-wise operations read
-/// that input too: it has to be stored then, and reading it is as cheap as computing it again.
-pub(super) fn compose(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
+/// A kernel takes in the kernel of one of its inputs, where that input may be `taken`.
+pub(super) fn compose(
+    rw: &mut Rewriter<'_>,
+    class: Id,
+    node: &Node,
+    taken: fn(&Rewriter<'_>, &Node, Id, &Node) -> bool,
+) {
     let Term::Kernel(Kernel::Pointwise(outer)) = &node.term else { return };
     for (at, input) in node.children.iter().enumerate() {
-        if !vanishes(rw, *input) {
-            continue;
-        }
         for inner in rw.nodes(*input, "@pointwise") {
             if rw.nodes(class, "@pointwise").len() >= MOST_FORMS {
                 return;
             }
             let Term::Kernel(Kernel::Pointwise(inner_code)) = &inner.term else { continue };
+            if !taken(rw, node, *input, &inner) {
+                continue;
+            }
             let mut body = Body::default();
-            let taken = body.inline(rw, inner_code, |i| Source::Read(inner.children[i]));
+            let computed = body.inline(rw, inner_code, |i| Source::Read(inner.children[i]));
             let result = body.inline(rw, outer, |i| {
-                if i == at { Source::Step(taken) } else { Source::Read(node.children[i]) }
+                if i == at { Source::Step(computed) } else { Source::Read(node.children[i]) }
             });
             body.equate(rw, class, result);
         }
@@ -108,10 +112,41 @@ pub(super) fn compose(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
 }
 
 /// Whether a value need not be stored once its readers compute it themselves.
-fn vanishes(rw: &Rewriter<'_>, id: Id) -> bool {
-    let readers = rw.readers(id);
+pub(super) fn vanishes(rw: &Rewriter<'_>, _outer: &Node, input: Id, _inner: &Node) -> bool {
+    let readers = rw.readers(input);
     let elementwise = |n: &&Node| matches!(n.term, Term::Math(Op::Unary(_) | Op::Binary(_)));
     readers.len() <= 1 || readers.values().all(elementwise)
+}
+
+/// Whether a value that is stored is computed from what the reader reads anyway, and from numbers
+/// that all its elements share.
+pub(super) fn is_read_anyway(rw: &Rewriter<'_>, outer: &Node, input: Id, inner: &Node) -> bool {
+    let known = |x: &Id| {
+        let read = outer.children.iter().any(|y| rw.egraph.find(*y) == rw.egraph.find(*x));
+        read || rw.ty(*x).shape.is_empty()
+    };
+    inner.children.iter().all(known) && !vanishes(rw, outer, input, inner)
+}
+
+fn any_input(
+    rw: &Rewriter<'_>,
+    node: &Node,
+    taken: fn(&Rewriter<'_>, &Node, Id, &Node) -> bool,
+) -> bool {
+    let may =
+        |input: &Id| rw.nodes(*input, "@pointwise").iter().any(|i| taken(rw, node, *input, i));
+    node.children.iter().any(may)
+}
+
+/// An input is a function of each element, and others than element-wise operations do not read
+/// it: it had to be stored then, and reading it would be as cheap as computing it again.
+pub(super) fn an_input_need_not_be_stored(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    any_input(rw, node, vanishes)
+}
+
+/// An input that is stored for others is a function of the other inputs.
+pub(super) fn an_input_is_known_by_others(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    any_input(rw, node, is_read_anyway)
 }
 
 enum Source {

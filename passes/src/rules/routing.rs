@@ -15,10 +15,6 @@ const MOST_EXPERTS: u64 = 1024;
 pub(super) fn join(rw: &mut Rewriter<'_>, chosen: Id, node: &Node) {
     let Term::Math(Op::TopK { k, groups }) = node.term else { return };
     let key = node.children[0];
-    let n_experts = rw.ty(key).shape.last().and_then(moec_ir::Dim::constant);
-    if !is_f32(rw, key) || n_experts.is_none_or(|n| n > MOST_EXPERTS) {
-        return;
-    }
     for (score, bias) in keys(rw, key) {
         let Some(weights) = weights(rw, score, chosen) else { continue };
         for (scoring, logits) in logits(rw, score) {
@@ -36,6 +32,23 @@ pub(super) fn join(rw: &mut Rewriter<'_>, chosen: Id, node: &Node) {
             }
         }
     }
+}
+
+/// Rounded scores would decide between near experts.
+pub(super) fn scores_are_f32(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    is_f32(rw, node.children[0])
+}
+
+/// A warp holds the scores of all experts.
+pub(super) fn experts_fit_a_warp(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    let n_experts = rw.ty(node.children[0]).shape.last().and_then(moec_ir::Dim::constant);
+    n_experts.is_some_and(|n| n <= MOST_EXPERTS)
+}
+
+/// The scores, without the bias of the choice, are float32 and picked to be weights.
+pub(super) fn chosen_scores_become_weights(rw: &Rewriter<'_>, class: Id, node: &Node) -> bool {
+    let known = |score| weights(rw, score, class).is_some() && !logits(rw, score).is_empty();
+    keys(rw, node.children[0]).into_iter().any(|(score, _)| known(score))
 }
 
 fn is_f32(rw: &Rewriter<'_>, class: Id) -> bool {

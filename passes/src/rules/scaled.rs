@@ -11,9 +11,6 @@ use moec_ir::{DType, Dim, Op};
 /// loaded.
 pub(super) fn lower_dequantize(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
     let Term::Math(Op::Dequantize { block: [1, columns] }) = node.term else { return };
-    if rw.data(class).weight.is_some() {
-        return;
-    }
     let (axis, size) = match rw.ty(class).shape.split_last() {
         Some((last, outer)) => (outer.len(), last.constant()),
         None => return,
@@ -33,6 +30,16 @@ pub(super) fn lower_dequantize(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
     if let Some(equal) = equal {
         rw.equate(class, equal);
     }
+}
+
+/// A scale belongs to one row.
+pub(super) fn blocks_have_one_row(_rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    matches!(node.term, Term::Math(Op::Dequantize { block: [1, _] }))
+}
+
+/// The value is not laid out when weights are loaded.
+pub(super) fn is_no_weight(rw: &Rewriter<'_>, class: Id, _node: &Node) -> bool {
+    rw.data(class).weight.is_none()
 }
 
 /// Columns `start .. start + len`, which have `count` scales from `first` on.
@@ -62,30 +69,63 @@ fn product(
 /// Weights side by side along their rows, where every one but the last ends with a block.
 pub(super) fn dequantize_together(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
     let Term::Math(Op::Concat { axis }) = node.term else { return };
-    if rw.data(class).weight.is_none() || row_axis(rw.ty(class).shape.len()) != Some(axis) {
-        return;
-    }
-    let (mut block, mut quantized, mut scales) = (None, vec![], vec![]);
-    for (at, piece) in node.children.iter().enumerate() {
-        let forms = rw.nodes(*piece, "dequantize");
-        let Some(form) = forms.first() else { return };
-        let Term::Math(Op::Dequantize { block: own @ [rows, _] }) = form.term else { return };
-        let size = rw.ty(*piece).shape[axis].constant();
-        let ends_with_block = size.is_some_and(|n| n.is_multiple_of(rows));
-        let is_last = at + 1 == node.children.len();
-        if *block.get_or_insert(own) != own || !(is_last || ends_with_block) {
-            return;
-        }
-        quantized.push(form.children[0]);
-        scales.push(form.children[1]);
-    }
-    let (Some(block), concat) = (block, Term::Math(Op::Concat { axis })) else { return };
+    let Some((block, quantized, scales)) = dequantized(rw, axis, node) else { return };
+    let concat = Term::Math(Op::Concat { axis });
     let Some(quantized) = rw.add(concat.clone(), DType::F8e4m3, quantized) else { return };
     let Some(scales) = rw.add(concat, DType::F32, scales) else { return };
     let whole = Term::Math(Op::Dequantize { block });
     if let Some(equal) = rw.add(whole, node.dtype, vec![quantized, scales]) {
         rw.equate(class, equal);
     }
+}
+
+/// Pieces `[.., rows, columns]` lie side by side along their rows, and all are parameters.
+pub(super) fn is_a_stacked_weight(rw: &Rewriter<'_>, class: Id, node: &Node) -> bool {
+    let along = |axis| row_axis(rw.ty(class).shape.len()) == Some(axis);
+    let is_stack = matches!(node.term, Term::Math(Op::Concat { axis }) if along(axis));
+    is_stack && rw.data(class).weight.is_some()
+}
+
+/// All pieces are dequantised by blocks of one size, and each but the last ends with a block.
+pub(super) fn pieces_end_with_blocks(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    matches!(node.term, Term::Math(Op::Concat { axis }) if dequantized(rw, axis, node).is_some())
+}
+
+/// The block of pieces that [`pieces_end_with_blocks`], what they quantise and their scales.
+fn dequantized(
+    rw: &Rewriter<'_>,
+    axis: usize,
+    node: &Node,
+) -> Option<([u64; 2], Vec<Id>, Vec<Id>)> {
+    let (mut block, mut quantized, mut scales) = (None, vec![], vec![]);
+    for (at, piece) in node.children.iter().enumerate() {
+        let forms = rw.nodes(*piece, "dequantize");
+        let form = forms.first()?;
+        let Term::Math(Op::Dequantize { block: own @ [rows, _] }) = form.term else { return None };
+        let size = rw.ty(*piece).shape[axis].constant();
+        let ends_with_block = size.is_some_and(|n| n.is_multiple_of(rows));
+        let is_last = at + 1 == node.children.len();
+        if *block.get_or_insert(own) != own || !(is_last || ends_with_block) {
+            return None;
+        }
+        quantized.push(form.children[0]);
+        scales.push(form.children[1]);
+    }
+    Some((block?, quantized, scales))
+}
+
+/// A norm computes what is quantised.
+pub(super) fn operand_is_a_norm(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    has_rows(rw, node.children[0]) && !rw.nodes(node.children[0], "rms_norm").is_empty()
+}
+
+/// A function of each element computes what is quantised.
+pub(super) fn operand_is_pointwise(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    has_rows(rw, node.children[0]) && !rw.nodes(node.children[0], "@pointwise").is_empty()
+}
+
+fn has_rows(rw: &Rewriter<'_>, class: Id) -> bool {
+    !rw.ty(class).shape.is_empty()
 }
 
 /// What computes the operand of `quantize` or `block_scale`, where that is a `producer`, can
@@ -104,8 +144,7 @@ pub(super) fn quantize_at_once(
         _ => return,
     };
     let number = node.children[0];
-    let has_rows = !rw.ty(number).shape.is_empty();
-    for form in rw.nodes(number, producer).into_iter().filter(|_| has_rows) {
+    for form in rw.nodes(number, producer) {
         let kernel = match &form.term {
             Term::Math(Op::RmsNorm { eps }) => Kernel::RmsNormQuantize { eps: *eps, block, scales },
             Term::Kernel(Kernel::Pointwise(code)) => {

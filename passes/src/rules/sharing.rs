@@ -34,6 +34,11 @@ pub(super) fn share_operand(rw: &mut Rewriter<'_>, class: Id, node: &Node) {
     }
 }
 
+/// Another parameter multiplies the same operand.
+pub(super) fn another_weight_multiplies_it(rw: &Rewriter<'_>, _class: Id, node: &Node) -> bool {
+    siblings(rw, node).len() >= 2
+}
+
 fn class_of(rw: &Rewriter<'_>, id: Id) -> Id {
     rw.egraph.find(id)
 }

@@ -65,6 +65,7 @@ fn setting(leaves: &[&str], expression: &str) -> Setting {
             }
             "shape" => (Err(Attr::Shape(ty(rest).shape)), ty(rest)),
             "real" => (Err(Attr::Real(Real(rest.parse().expect("a number")))), number),
+            "scales" if rest == "ue8m0" => (Err(Attr::Scales(ScaleFormat::Ue8m0)), number),
             "scales" => (Err(Attr::Scales(ScaleFormat::F32)), number),
             "reduce" if rest == "sum" => (Err(Attr::Reduce(ReduceFn::Sum)), number),
             "reduce" => (Err(Attr::Reduce(ReduceFn::Mean)), number),
@@ -107,6 +108,23 @@ fn fires(case: &Case, rules: &[Rule], setting: &mut Setting) -> bool {
     let saturation = saturate(&mut setting.egraph, &chosen, Limits::default());
     assert!(saturation.saturated, "{} does not come to an end", case.rule);
     saturation.fired[at].is_some()
+}
+
+/// What a rule has to have beside its case: an equation, and a function that says where it holds.
+#[test]
+fn every_rule_has_an_equation_and_a_named_side_condition() {
+    for rule in all() {
+        assert!(rule.equation.contains(" => "), "{}", rule.name);
+        assert!(
+            !rule.conditions().is_empty(),
+            "{}: `.anywhere()` says that it has none",
+            rule.name
+        );
+        for condition in rule.conditions() {
+            let is_name = condition.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '_'));
+            assert!(is_name, "{}: `{condition}` is no name of a function", rule.name);
+        }
+    }
 }
 
 /// How many nodes agree, of numbers whose choices are clear.

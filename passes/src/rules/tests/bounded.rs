@@ -137,11 +137,17 @@ pub(super) fn evaluate(
             r.amplitude.0.abs() * 2.0 * (error + OF_A_FUNCTION * ROUNDING * most)
         }),
         Op::BlockScale { .. } => {
-            let [low, high] =
-                [scales(op, x[0], shape, context, -1.0)?, scales(op, x[0], shape, context, 1.0)?];
-            Bounded::exact(value.clone()).and(|at, s| {
+            let ends = |sign| scales(op, x[0], shape, context, sign);
+            let (low, high) = (ends(-1.0)?, ends(1.0)?);
+            let rounded = Bounded::exact(value.clone()).and(|at, s| {
                 (s - low.data[at]).max(high.data[at] - s) + ROUNDING * OF_A_FUNCTION * s
-            })
+            });
+            // Which power of two is above is a choice.
+            let moved = rounded.value.data.iter().zip(&rounded.error.data);
+            if moved.into_iter().any(|(s, e)| *e > s / 4.0) {
+                return Err(Fault::Undecided);
+            }
+            rounded
         }
         Op::Quantize { block, scales } => quantize(*block, *scales, x[0], value.clone(), context)?,
         Op::TopK { .. } => {
@@ -244,7 +250,7 @@ fn scales(
     eval_op(op, &[&end], shape, context).map_err(Fault::Wrong)
 }
 
-/// The numbers that the quotient at either end of its interval would be rounded to.
+/// Both ends of the interval of each quotient are rounded to the same number, or a choice is open.
 fn quantize(
     block: u64,
     format: ScaleFormat,
@@ -259,13 +265,15 @@ fn quantize(
     shape.push(Dim::from(blocks as u64));
     let op = Op::BlockScale { block, scales: format };
     let of_scales = evaluate(&op, &[x], &shape, context)?;
-    Ok(Bounded::exact(value).and(|at, q| {
+    let open = value.data.iter().enumerate().any(|(at, q)| {
         let block = at / n * blocks + at % n / block_size;
         let (v, e) = (x.value.data[at], x.error.data[at]);
         let (s, s_error) = (of_scales.value.data[block], of_scales.error.data[block]);
-        let ends = [v - e, v + e].into_iter().flat_map(|v| [v / (s - s_error), v / (s + s_error)]);
-        ends.map(|end| (e4m3::round(end) - q).abs()).fold(0.0, f64::max)
-    }))
+        let mut ends =
+            [v - e, v + e].into_iter().flat_map(|v| [v / (s - s_error), v / (s + s_error)]);
+        ends.any(|end| e4m3::round(end) != *q)
+    });
+    if open { Err(Fault::Undecided) } else { Ok(Bounded::exact(value)) }
 }
 
 /// Scores of one row, and sums of as many of them as a group has, that their errors could put in

@@ -273,6 +273,48 @@ pub(super) const CASES: &[Case] = &[
         "mul(combine(y, w), b)",
     ),
     case(
+        "weights-join-the-combine",
+        &[
+            "y: bf16[T, 2, 4]",
+            "p: f32[T, 2]",
+            "w: f32[T, 2]",
+            "s: shape f32[T, 2, 1]",
+            "q: f32[T, 8]",
+            "t: shape f32[T, 2, 4]",
+        ],
+        "combine(mul(y, reshape[s](p)), w)",
+        // A factor on each element.
+        "combine(mul(y, reshape[t](q)), w)",
+    ),
+    case(
+        "weights-pass-through-experts",
+        &[
+            "h: bf16[T, 2, 4]",
+            "p: bf16[T, 2]",
+            "w: param bf16[3, 5, 4]",
+            "c: i32[T, 2]",
+            "s: shape f32[T, 2, 1]",
+            "q: bf16[T, 8]",
+            "t: shape f32[T, 2, 4]",
+        ],
+        "expert_linear(mul(h, reshape[s](p)), w, c)",
+        "expert_linear(mul(h, reshape[t](q)), w, c)",
+    ),
+    case(
+        "quantise-once",
+        &["x: bf16[T, 6]", "f: scales f32", "g: scales ue8m0"],
+        "quantize[4, f](dequantize[1, 4](quantize[4, f](x), block_scale[4, f](x)))",
+        // The power of two above may be another one the second time.
+        "quantize[4, g](dequantize[1, 4](quantize[4, g](x), block_scale[4, g](x)))",
+    ),
+    case(
+        "scale-once",
+        &["x: bf16[T, 6]", "y: bf16[T, 6]", "f: scales f32"],
+        "block_scale[4, f](dequantize[1, 4](quantize[4, f](x), block_scale[4, f](x)))",
+        // The scales are of other numbers.
+        "block_scale[4, f](dequantize[1, 4](quantize[4, f](x), block_scale[4, f](y)))",
+    ),
+    case(
         "reshape-once",
         &["x: bf16[T, 12]", "r: shape f32[T, 3, 4]", "s: shape f32[T, 2, 6]"],
         "reshape[s](reshape[r](x))",
@@ -322,6 +364,7 @@ pub(super) const CASES: &[Case] = &[
         "concat[1](slice[1, 5, 1](x), slice[1, 2, 3](x))",
     ),
     case("cast-to-own-type", &["x: bf16[T, 3]"], "cast(x)", "neg(x)"),
+    case("cast-once", &["x: bf16[T, 3]"], "cast(cast(x))", "cast(neg(x))"),
     // Fusion.
     case(
         "add-inside-the-gemm",
@@ -495,5 +538,12 @@ pub(super) const CASES: &[Case] = &[
         &["x: bf16[T, 4]", "y: f32[T, 1]", "a: real 2.5"],
         "mul(silu(x), div(y, constant[a]))",
         "mul(softmax(x), y)",
+    ),
+    case(
+        "recompute-what-would-be-read",
+        &["x: bf16[T, 4]", "y: bf16[T, 4]", "w: param bf16[3, 4]"],
+        // The product needs silu(x) in memory, and the other reader has x at hand.
+        "concat[1](linear(silu(x), w), mul(silu(x), x))",
+        "concat[1](linear(silu(x), w), mul(silu(x), y))",
     ),
 ];

@@ -88,15 +88,22 @@ impl Growth<'_> {
         self.rows.extend([h, y, out]);
     }
 
-    /// `x` quantised and dequantised by rows, now and then with the scales of something else.
+    /// `x` quantised and dequantised by rows, now and then with the scales of something else, or
+    /// twice.
     pub(super) fn quantised(&mut self, x: usize, block: u64) -> usize {
         let scales = self.random.pick(&[ScaleFormat::F32, ScaleFormat::Ue8m0]);
-        let q = self.b.typed(Op::Quantize { block, scales }, &[x], DType::F8e4m3);
-        let astray = self.columns(x).len() == 1 && self.random.one_in(8);
-        let of = if astray { self.like(x) } else { x };
-        let s = self.b.typed(Op::BlockScale { block, scales }, &[of], DType::F32);
-        let dtype = self.dtype(x);
-        self.b.typed(Op::Dequantize { block: [1, block] }, &[q, s], dtype)
+        // Powers of two of what lies on a power of two are a matter of the last bit.
+        let twice = scales == ScaleFormat::F32 && self.random.one_in(3);
+        let mut of = x;
+        for _ in 0..1 + usize::from(twice) {
+            let q = self.b.typed(Op::Quantize { block, scales }, &[of], DType::F8e4m3);
+            let astray = self.columns(x).len() == 1 && self.random.one_in(8);
+            let scaled = if astray { self.like(of) } else { of };
+            let s = self.b.typed(Op::BlockScale { block, scales }, &[scaled], DType::F32);
+            let dtype = self.dtype(x);
+            of = self.b.typed(Op::Dequantize { block: [1, block] }, &[q, s], dtype);
+        }
+        of
     }
 
     /// A weight in FP8 with its scales: `[.., rows, columns]`.
