@@ -286,7 +286,7 @@ impl fmt::Display for Explanation {
 }
 
 /// A time with its unit; nothing for what is lost in rounding.
-fn time(seconds: f64) -> String {
+pub(crate) fn time(seconds: f64) -> String {
     if seconds < 1e-10 {
         return "-".into();
     }

@@ -6,16 +6,22 @@
 //! ([`search`]), part by part ([`regions`]). Not seen: copies that layout forces
 //! later (a view that no strides express, a piece that cannot be written in place).
 
+#[cfg(test)]
+mod exact;
+mod forced;
 mod greedy;
 mod instance;
 mod problem;
 mod regions;
 mod search;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use problem::Problem;
 
 use crate::cost::Estimate;
 use crate::language::{Node, Part};
+use egg::Id;
 use moec_ir::TensorType;
 
 /// The kernels and views that compute a function.
@@ -32,6 +38,8 @@ pub(crate) struct Extracted {
 pub(crate) struct ChosenValue {
     /// The node; its children are meaningless here.
     pub(crate) node: Node,
+    /// The class of the e-graph that it was chosen for.
+    pub(crate) class: Id,
     /// Its operands; none for a weight that is laid out when it is loaded.
     pub(crate) operands: Vec<usize>,
     /// Type of the value.

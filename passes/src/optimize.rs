@@ -12,6 +12,7 @@ use crate::saturate::{Limits, Saturation, saturate};
 use crate::verify_plan::verify_plan;
 use moec_ir::plan::FORMAT;
 use moec_ir::{Diagnostic, Function, Graph, Op, Phase, Plan, Ranks, Sizes, Target, graph};
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// What can be asked of the optimizer.
@@ -26,6 +27,8 @@ pub struct Options {
     pub exchange: Option<Spread>,
     /// Names of rules that are not applied.
     pub without: Vec<String>,
+    /// Tables of which no rule is applied.
+    pub without_families: Vec<Family>,
     /// When saturation stops at the latest.
     pub limits: Limits,
     /// Whether [`Explanation::steps`] is worked out, which optimises each function once more for
@@ -99,20 +102,12 @@ pub fn optimize(
             |fault| Diagnostic::error("E0804", format!("the graph is not well formed: {fault}"));
         return Err(faults.into_iter().map(tell).collect());
     }
-    let spread;
-    let ranks = options.ranks.filter(|r| !r.is_one());
-    let graph = match ranks {
-        Some(ranks) => {
-            spread = crate::spread::spread(graph, ranks)?;
-            &spread
-        }
-        None => graph,
-    };
+    let spread = spread(graph, options)?;
+    let graph = spread.as_ref();
     let all = tables::all();
-    let rules = enabled(&all, &options.without)?;
-    let workload = options.workload.unwrap_or_else(|| default_workload(phase));
-    let machine = Machine::new(target.clone());
-    let cost = CostModel { machine, sizes: workload, ranks, promote_every: graph.promote_every };
+    let rules = enabled(&all, options)?;
+    let cost = cost_model(graph, target, phase, options);
+    let workload = cost.sizes;
     let mut kernels = KernelTable::default();
     let (mut functions, mut reports, mut dump, mut mistakes) =
         (vec![], vec![], String::new(), vec![]);
@@ -191,24 +186,57 @@ pub(crate) fn solve(
     Solved { built, saturation, extracted }
 }
 
+/// What costs are weighed for.
+pub(crate) fn cost_model(
+    graph: &Graph,
+    target: &Target,
+    phase: Phase,
+    options: &Options,
+) -> CostModel {
+    let sizes = options.workload.unwrap_or_else(|| default_workload(phase));
+    let machine = Machine::new(target.clone());
+    let ranks = options.ranks.filter(|r| !r.is_one());
+    CostModel { machine, sizes, ranks, promote_every: graph.promote_every }
+}
+
+/// The graph with its experts spread over the ranks.
+///
+/// # Errors
+/// As of `spread::spread`.
+pub(crate) fn spread<'a>(
+    graph: &'a Graph,
+    options: &Options,
+) -> Result<Cow<'a, Graph>, Vec<Diagnostic>> {
+    match options.ranks.filter(|r| !r.is_one()) {
+        Some(ranks) => Ok(Cow::Owned(crate::spread::spread(graph, ranks)?)),
+        None => Ok(Cow::Borrowed(graph)),
+    }
+}
+
 /// The rules that are not switched off.
-fn enabled<'a>(all: &'a [Rule], without: &[String]) -> Result<Vec<&'a Rule>, Vec<Diagnostic>> {
-    let unknown: Vec<Diagnostic> = without
-        .iter()
-        .filter(|name| all.iter().all(|r| r.name != **name))
-        .map(|name| {
-            let mistake = Diagnostic::error("E0801", format!("there is no rule `{name}`"));
-            let near = all.iter().map(|r| (strsim::jaro_winkler(name, r.name), r.name));
-            match near.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness > 0.7) {
-                Some((_, near)) => mistake.help(format!("did you mean `{near}`?")),
-                None => mistake.help("`moec explain` lists the rules that a plan uses"),
-            }
-        })
-        .collect();
-    if unknown.is_empty() {
-        Ok(all.iter().filter(|r| !without.iter().any(|w| w == r.name)).collect())
-    } else {
-        Err(unknown)
+pub(crate) fn enabled<'a>(
+    all: &'a [Rule],
+    options: &Options,
+) -> Result<Vec<&'a Rule>, Vec<Diagnostic>> {
+    let without = &options.without;
+    let unknown = without.iter().filter(|name| all.iter().all(|r| r.name != **name));
+    let unknown: Vec<Diagnostic> = unknown.map(|name| unknown_rule(name, all)).collect();
+    if !unknown.is_empty() {
+        return Err(unknown);
+    }
+    let off = |r: &Rule| {
+        without.iter().any(|w| w == r.name) || options.without_families.contains(&r.family)
+    };
+    Ok(all.iter().filter(|r| !off(r)).collect())
+}
+
+/// E0801, with the nearest name.
+pub(crate) fn unknown_rule(name: &str, all: &[Rule]) -> Diagnostic {
+    let mistake = Diagnostic::error("E0801", format!("there is no rule `{name}`"));
+    let near = all.iter().map(|r| (strsim::jaro_winkler(name, r.name), r.name));
+    match near.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness > 0.7) {
+        Some((_, near)) => mistake.help(format!("did you mean `{near}`?")),
+        None => mistake.help("`moec rules` lists the rules"),
     }
 }
 

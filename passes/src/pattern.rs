@@ -9,8 +9,10 @@
 
 mod instantiate;
 mod parse;
+mod trace;
 
 pub(crate) use instantiate::Rewriter;
+pub(crate) use trace::{Miss, furthest};
 
 use crate::language::{Attr, EGraph, Node};
 use egg::{Id, Language};
@@ -76,6 +78,11 @@ impl Names {
     /// The variable of a name.
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
         self.0.iter().position(|n| n == name)
+    }
+
+    /// All of them, in the order in which they were made.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
     }
 
     /// How many there are.

@@ -7,6 +7,7 @@
 mod algebra;
 mod attention;
 mod conditions;
+mod diagnose;
 mod exchange;
 mod fusion;
 mod layout;
@@ -16,7 +17,9 @@ mod routing;
 mod scaled;
 mod sharing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+
+pub(crate) use diagnose::{Obstacle, Subject};
 
 use crate::language::{Attr, EGraph, Node};
 use crate::pattern::{Match, Names, Pattern, Rewriter, Value, match_class};
@@ -50,7 +53,7 @@ type When = dyn Fn(&Match<'_>, &[&str]) -> bool;
 type At = dyn Fn(&Rewriter<'_>, Id, &Node) -> bool;
 type Apply = fn(&mut Rewriter<'_>, Id, &Node);
 
-pub(crate) enum Kind {
+enum Kind {
     Equation(Box<Equation>),
     Function {
         roots: Vec<&'static str>,
@@ -60,9 +63,9 @@ pub(crate) enum Kind {
     },
 }
 
-pub(crate) struct Equation {
-    pub(crate) names: Names,
-    pub(crate) left: Pattern,
+struct Equation {
+    names: Names,
+    left: Pattern,
     right: Pattern,
     /// Attributes of the right side that are computed from the match.
     given: Vec<(&'static str, usize, Box<Given>)>,
@@ -229,7 +232,7 @@ fn name_of<F>() -> &'static str {
 }
 
 /// The classes that hold a node of a name, in order.
-pub(crate) fn classes_of(egraph: &EGraph, name: &str) -> Vec<Id> {
+fn classes_of(egraph: &EGraph, name: &str) -> Vec<Id> {
     let mut found: Vec<Id> = egraph
         .classes()
         .filter(|c| c.nodes.iter().any(|n| n.term.name() == name))

@@ -16,11 +16,13 @@
 //! package gives it), [`setup`] (installs what is missing), [`checks`] (format, lints, tests), [`demo`],
 //! [`bench`](mod@bench), [`ptxas`] (verifies PTX files),
 //! [`sass`] (what the loops of machine code are made of), [`sass_report`] (that of DeepSeek-V3's kernels),
-//! [`validate_model`] (predicted beside published times), [`picture`] (timelines for pages).
+//! [`validate_model`] (predicted beside published times), [`fusion_report`] (what fusion saves), [`picture`]
+//! (timelines for pages).
 
 pub mod bench;
 pub mod checks;
 pub mod demo;
+pub mod fusion_report;
 pub mod picture;
 pub mod ptxas;
 pub mod requirements;

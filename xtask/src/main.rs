@@ -105,6 +105,12 @@ enum Command {
         #[arg(short, long)]
         output: PathBuf,
     },
+    /// Write docs/fusion-report.md: DeepSeek-V3's launches, bytes and predicted times, with and without fusion.
+    FusionReport {
+        /// Compare with the committed page instead of writing it.
+        #[arg(long)]
+        check: bool,
+    },
     /// Print the shell completions of `moec` (builds it first).
     ///
     /// For example: cargo xtask completions bash > ~/.local/share/bash-completion/completions/moec
@@ -152,6 +158,10 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Picture { traces, rows, output } => {
             xtask::picture::picture(&traces, rows, &output)
+        }
+        Command::FusionReport { check } => {
+            let text = xtask::fusion_report::run(&root, check)?;
+            Ok(io::stdout().write_all(text.as_bytes())?)
         }
         Command::Completions { shell } => {
             let session = Shell::new()?;

@@ -75,6 +75,7 @@ impl Attention {
         let computing = tensor + turns * (results + machine.fill());
         let total = start + computing.max(hbm + EPILOGUE_CYCLES / clock);
         let exposed = total - tensor.max(softmax).max(hbm);
-        Estimate { tensor, cuda: softmax, hbm, exposed, total, ..Estimate::default() }
+        let bytes = self.bytes;
+        Estimate { tensor, cuda: softmax, hbm, exposed, total, bytes, ..Estimate::default() }
     }
 }

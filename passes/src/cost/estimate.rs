@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Seconds that a kernel is predicted to take, and those in which each unit is busy.
+/// Seconds that a kernel is predicted to take, those in which each unit is busy, and its bytes.
 ///
 /// Units work at the same time; what the busiest does not hide is in [`Estimate::exposed`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -22,6 +22,8 @@ pub struct Estimate {
     pub exposed: f64,
     /// The whole.
     pub total: f64,
+    /// Bytes to and from HBM.
+    pub bytes: f64,
 }
 
 impl Estimate {
@@ -51,6 +53,22 @@ impl Estimate {
         let most = self.busiest();
         let unit = self.units().into_iter().find(|(_, seconds)| *seconds >= most);
         unit.filter(|_| most >= self.exposed).map_or("start", |(name, _)| name)
+    }
+}
+
+impl std::iter::Sum for Estimate {
+    /// One kernel after the other.
+    fn sum<I: Iterator<Item = Self>>(kernels: I) -> Self {
+        kernels.fold(Self::default(), |a, b| Self {
+            tensor: a.tensor + b.tensor,
+            cuda: a.cuda + b.cuda,
+            shared: a.shared + b.shared,
+            l2: a.l2 + b.l2,
+            hbm: a.hbm + b.hbm,
+            exposed: a.exposed + b.exposed,
+            total: a.total + b.total,
+            bytes: a.bytes + b.bytes,
+        })
     }
 }
 

@@ -19,6 +19,7 @@ impl Stream {
         let units = Estimate {
             hbm: machine.hbm(self.bytes),
             cuda: machine.cuda(self.flops),
+            bytes: self.bytes,
             ..Estimate::default()
         };
         Estimate::overlapped(units, self.launches * (machine.target.launch_s + machine.fill()))

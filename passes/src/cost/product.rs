@@ -129,6 +129,7 @@ impl Product {
         let start = machine.target.launch_s + machine.fill();
         let total = start + computing.max(hand_over + hbm);
         let exposed = total - tensor.max(shared).max(l2).max(hbm);
-        Estimate { tensor, cuda: 0.0, shared, l2, hbm, exposed, total }
+        let bytes = self.bytes;
+        Estimate { tensor, cuda: 0.0, shared, l2, hbm, exposed, total, bytes }
     }
 }

@@ -46,12 +46,26 @@ impl Set {
     }
 }
 
-/// The fixed point with some ways taken as free: pairs of class and way.
+/// Ways, as pairs of class and way, that are not what they are.
+#[derive(Clone, Default)]
+pub(super) struct Bias {
+    /// Taken as free.
+    pub(super) free: Vec<(usize, usize)>,
+    /// Not taken where there is another.
+    pub(super) banned: Vec<(usize, usize)>,
+    /// Taken wherever it can be, with all that reads it.
+    pub(super) forced: Option<(usize, usize)>,
+}
+
+/// What a banned way costs: more than any plan.
+const BANNED_COST: f64 = 1e6;
+
+/// The fixed point with some ways taken as free and some as too dear.
 ///
 /// A class's cost is the sum over all classes below it, each once, so that shared values are
 /// counted once within each class's own sub-graph (but sharing between siblings is only seen
 /// where they meet; that is what the search is for).
-pub(super) fn fixed_point(problem: &Instance, free: &[(usize, usize)]) -> Choice {
+pub(super) fn fixed_point(problem: &Instance, bias: &Bias) -> Choice {
     let n = problem.ways.len();
     let mut choice: Vec<Option<usize>> = vec![None; n];
     let mut own = vec![0.0; n];
@@ -71,7 +85,12 @@ pub(super) fn fixed_point(problem: &Instance, free: &[(usize, usize)]) -> Choice
                 }
                 scratch.clear();
                 way.operands.iter().for_each(|&operand| scratch.join(&below[operand]));
-                let cost = if free.contains(&(class, at)) { 0.0 } else { way.cost } + VIEW_COST;
+                let cost = match (class, at) {
+                    way if bias.forced == Some(way) => -BANNED_COST,
+                    way if bias.free.contains(&way) => 0.0,
+                    way if bias.banned.contains(&way) => BANNED_COST,
+                    _ => way.cost,
+                } + VIEW_COST;
                 let total = cost + scratch.sum(&own);
                 if best.is_none_or(|(least, _, _)| total < least) {
                     best = Some((total, at, cost));

@@ -20,16 +20,16 @@ pub(super) struct Way {
 pub(super) type Choice = Vec<usize>;
 
 impl Instance {
-    /// The classes in an order in which each has a way through classes before it, without one
-    /// class and what only it makes possible.
-    pub(super) fn completion_order(&self, without: Option<usize>) -> Vec<usize> {
+    /// The classes in an order in which each has a way through classes before it, without some
+    /// and what only they make possible.
+    pub(super) fn completion_order(&self, without: &[usize]) -> Vec<usize> {
         let mut done = vec![false; self.ways.len()];
         let mut order = Vec::with_capacity(self.ways.len());
         loop {
             let before = order.len();
             for (class, ways) in self.ways.iter().enumerate() {
                 let ready = |way: &Way| way.operands.iter().all(|o| done[*o]);
-                if !done[class] && Some(class) != without && ways.iter().any(ready) {
+                if !done[class] && !without.contains(&class) && ways.iter().any(ready) {
                     done[class] = true;
                     order.push(class);
                 }

@@ -12,7 +12,7 @@ pub(crate) struct Problem<'a> {
     egraph: &'a EGraph,
     names: &'a BTreeMap<Id, String>,
     /// The classes that kernels can compute, by number, and the node and cost of each way.
-    classes: Vec<(Id, Vec<(Node, Estimate)>)>,
+    pub(super) classes: Vec<(Id, Vec<(Node, Estimate)>)>,
     /// The same in numbers; `None` where an output cannot be computed.
     pub(super) instance: Option<Instance>,
     outputs: Vec<Id>,
@@ -75,6 +75,7 @@ impl<'a> Problem<'a> {
             place.insert(*id, values.len());
             values.push(ChosenValue {
                 node: node.clone(),
+                class: *id,
                 operands,
                 ty: data.ty.clone(),
                 weight: data.weight.clone(),

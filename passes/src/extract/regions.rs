@@ -17,7 +17,7 @@ pub(super) fn by_regions(
     whole: &Instance,
     solve: impl Fn(&Instance) -> Option<Choice>,
 ) -> Option<Choice> {
-    let order = whole.completion_order(None);
+    let order = whole.completion_order(&[]);
     let mut choice = vec![0; whole.ways.len()];
     let mut begin = 0;
     for Cut { end, between } in cuts(whole, &order) {
@@ -49,11 +49,21 @@ fn cuts(whole: &Instance, order: &[usize]) -> Vec<Cut> {
             open.push(class);
         }
         let needed = |class: &usize| {
-            let without = whole.completion_order(Some(*class));
+            let without = whole.completion_order(&[*class]);
             whole.roots.iter().any(|root| !without.contains(root))
         };
+        // No way leads through what lies behind, but such as go in a circle.
+        let is_closed = || {
+            order[begin..=at].iter().all(|class| {
+                let operands = whole.ways[*class].iter().flat_map(|w| &w.operands);
+                let behind = operands.filter(|o| !order[..=at].contains(o));
+                let behind: Vec<&usize> = behind.collect();
+                let without = || whole.completion_order(&[*class]);
+                behind.is_empty() || !without().iter().any(|o| behind.contains(&o))
+            })
+        };
         let worth = at + 1 - begin >= LEAST_CLASSES && open.len() <= MOST_BETWEEN;
-        if worth && open.iter().all(needed) {
+        if worth && open.iter().all(needed) && is_closed() {
             found.push(Cut { end: at + 1, between: open.clone() });
             begin = at + 1;
         }

@@ -98,7 +98,10 @@ pub(super) fn compose(
                 return;
             }
             let Term::Kernel(Kernel::Pointwise(inner_code)) = &inner.term else { continue };
-            if !taken(rw, node, *input, &inner) {
+            // A cast to its own type computes a value from itself.
+            let of_itself =
+                inner.children.iter().any(|c| rw.egraph.find(*c) == rw.egraph.find(*input));
+            if of_itself || !taken(rw, node, *input, &inner) {
                 continue;
             }
             let mut body = Body::default();
@@ -170,6 +173,8 @@ impl Body {
                     Source::Step(step) => step,
                 },
                 Scalar::Constant(c) => self.step(Scalar::Constant(c)),
+                // Nothing is rounded on the way.
+                Scalar::Unary(UnaryFn::Identity, x) => at[x],
                 Scalar::Unary(f, x) => self.step(Scalar::Unary(f, at[x])),
                 Scalar::Binary(f, x, y) => self.step(Scalar::Binary(f, at[x], at[y])),
             };

@@ -3,7 +3,7 @@
 mod bounded;
 mod cases;
 mod evaluate;
-mod growth;
+pub(crate) mod growth;
 mod meaning;
 #[path = "../../tests/models/mod.rs"]
 mod models;

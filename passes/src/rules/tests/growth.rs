@@ -17,7 +17,7 @@ use moec_ir::{DType, Dim, Function, Op, Real, Sym, TensorType};
 const MOST_NODES: usize = 70;
 
 /// Random numbers from a seed (SplitMix64, Steele and others 2014).
-pub(super) struct Random(pub(super) u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     pub(super) fn next(&mut self) -> u64 {
@@ -56,7 +56,7 @@ fn tokens() -> Dim {
 }
 
 /// A function of a seed.
-pub(super) fn function(random: &mut Random) -> Function {
+pub(crate) fn function(random: &mut Random) -> Function {
     let inputs = [8, 6, 8].map(|n: u64| TensorType::new(DType::Bf16, [tokens(), n.into()]));
     let mut g = Growth { b: Builder::new("random", &inputs), random, rows: vec![] };
     g.rows = (0..inputs.len()).map(|i| g.b.input(i)).collect();
