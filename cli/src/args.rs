@@ -137,6 +137,9 @@ pub(crate) struct CompileArgs {
     /// Switches a rewrite rule off, by name (see `moec rules`); may be repeated.
     #[arg(long, value_name = "NAME")]
     pub(crate) without_rule: Vec<String>,
+    /// Switches all rules of a table off; may be repeated.
+    #[arg(long, value_name = "FAMILY", value_enum)]
+    pub(crate) without_family: Vec<RuleFamily>,
     /// Sequences in the step that costs are weighed for; 128 in decoding and 1 in prefill if not
     /// given, what is run when running. The code is right for any other step too.
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
@@ -147,6 +150,15 @@ pub(crate) struct CompileArgs {
     /// Threads of the host to use; all cores if not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+}
+
+/// A table of rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RuleFamily {
+    /// Equalities of mathematics.
+    Algebra,
+    /// What one kernel does at once.
+    Fusion,
 }
 
 /// Text that a stage can be asked for.
@@ -209,16 +221,28 @@ pub(crate) struct BuildArgs {
 #[command(after_help = "\
 Examples:
   moec explain deepseek-v3.moe --phase decode
-  moec explain deepseek-v3.moe --phase decode --without-rule absorb-keys-into-queries
+  moec explain deepseek-v3.moe --phase decode --without-rule absorb-key-projection
+  moec explain deepseek-v3.moe --phase decode --without-family fusion
+  moec explain deepseek-v3.moe --phase prefill --why-not absorb-key-projection
+  moec explain deepseek-v3.moe --mla
 
-Costs are predictions for the target, in the step that the plan is weighed for.")]
+Costs are predictions for the target, in the step that the plan is weighed for. `--why-not` says
+of each function whether the rule found what it looks for, which part of it or which condition
+failed and where in the file, or what the cheapest plan with it would cost, by unit. `--mla` says
+from how many query tokens on latent attention is cheaper in its expanded form.")]
 pub(crate) struct ExplainArgs {
     /// The model.
     #[arg(value_name = "M.moe", value_hint = ValueHint::FilePath)]
     pub(crate) model: PathBuf,
     /// prefill or decode.
-    #[arg(long)]
-    pub(crate) phase: Phase,
+    #[arg(long, required_unless_present = "mla")]
+    pub(crate) phase: Option<Phase>,
+    /// Says why a rule does not shape the plan.
+    #[arg(long, value_name = "RULE", conflicts_with = "mla")]
+    pub(crate) why_not: Option<String>,
+    /// Prints where absorbed and expanded latent attention cost the same, for both phases.
+    #[arg(long, conflicts_with = "phase")]
+    pub(crate) mla: bool,
     #[command(flatten)]
     pub(crate) compile: CompileArgs,
 }

@@ -2,6 +2,7 @@
 
 mod build;
 mod emulate;
+mod explain;
 mod generate;
 mod import;
 mod logits;
@@ -10,8 +11,9 @@ mod place;
 mod simulate;
 mod source;
 
-pub(crate) use build::{build, explain, rules};
+pub(crate) use build::{build, rules};
 pub(crate) use emulate::emulate;
+pub(crate) use explain::explain;
 pub(crate) use generate::generate;
 pub(crate) use import::import;
 pub(crate) use logits::logits;

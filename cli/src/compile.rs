@@ -1,12 +1,12 @@
 //! The whole compiler on one screen.
 
-use crate::args::CompileArgs;
+use crate::args::{CompileArgs, RuleFamily};
 use crate::failure::tell;
 use crate::partition;
 use moec_codegen::Generated;
 use moec_frontend::{Ast, Model};
 use moec_ir::{Diagnostic, Graph, Phase, Ranks, Sizes, Target};
-use moec_passes::Optimized;
+use moec_passes::{Family, Optimized};
 use moec_runtime::{Artefact, Compiled, artefact};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -81,12 +81,10 @@ pub(crate) fn compile(
     for &phase in &request.phases {
         let ranks = ranks(&request.args, &model, phase)?;
         let options = moec_passes::Options {
-            workload: Some(workload(&request.args, phase)),
             ranks,
             exchange: ranks.map(|ranks| partition::spread(&model, phase, &target, ranks)),
-            without: request.args.without_rule.clone(),
             explain: request.explain,
-            ..Default::default()
+            ..options(&request.args, phase)
         };
         let optimized = stage(&format!("optimize {phase}"), || {
             moec_passes::optimize(&graph, &target, phase, &options)
@@ -130,6 +128,20 @@ fn verify(after: &str, graph: &Graph) {
     );
 }
 
+/// What the optimizer is asked for, on one rank.
+pub(crate) fn options(args: &CompileArgs, phase: Phase) -> moec_passes::Options {
+    let family = |family: &RuleFamily| match family {
+        RuleFamily::Algebra => Family::Algebra,
+        RuleFamily::Fusion => Family::Fusion,
+    };
+    moec_passes::Options {
+        workload: Some(workload(args, phase)),
+        without: args.without_rule.clone(),
+        without_families: args.without_family.iter().map(family).collect(),
+        ..Default::default()
+    }
+}
+
 /// The step that costs are weighed for.
 fn workload(args: &CompileArgs, phase: Phase) -> Sizes {
     let usual = moec_passes::default_workload(phase);
@@ -144,7 +156,7 @@ fn workload(args: &CompileArgs, phase: Phase) -> Sizes {
 }
 
 /// The ranks asked for, else those over which the file spreads experts in a phase.
-fn ranks(
+pub(crate) fn ranks(
     args: &CompileArgs,
     model: &Model,
     phase: Phase,
@@ -158,7 +170,7 @@ fn ranks(
 
 /// The target asked for, as the file describes it where it does; else the first that the file
 /// names, else H800.
-fn target(args: &CompileArgs, model: &Model) -> Target {
+pub(crate) fn target(args: &CompileArgs, model: &Model) -> Target {
     let described = |wanted: &Target| model.targets.iter().find(|t| t.target.name == wanted.name);
     match &args.target {
         Some(wanted) => described(wanted).map_or(wanted, |t| &t.target).clone(),

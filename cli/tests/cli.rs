@@ -70,6 +70,26 @@ fn bad_usage_exits_with_2_and_a_mistake_with_1() {
 }
 
 #[test]
+fn explain_says_why_a_rule_does_not_shape_the_plan() {
+    let why = |rule: &str| ok(&["explain", &tiny(), "--phase", "prefill", "--why-not", rule]);
+    let absorbed = why("absorb-key-projection");
+    assert!(absorbed.contains("scores(q, head_linear(c, w)) =>"), "{absorbed}");
+    assert!(absorbed.contains("head: no match: there is no `scores`"), "{absorbed}");
+    // A place in the file, where something of the rule was found.
+    let scaled = why("scale-inside-the-gemm");
+    assert!(scaled.contains("is missing") && scaled.contains("tiny-v3.moe:"), "{scaled}");
+    let phase = ["explain", &tiny(), "--phase", "decode"];
+    let unknown = fails(1, &[&phase[..], &["--why-not", "absorb-keys"]].concat());
+    assert!(unknown.contains("E0801") && unknown.contains("absorb-key-projection"), "{unknown}");
+    let table = ok(&["explain", &tiny(), "--mla"]);
+    assert!(table.contains("prefill") && table.contains("decode"), "{table}");
+    fails(2, &["explain", &tiny(), "--mla", "--phase", "decode"]);
+    fails(2, &["explain", &tiny()]);
+    let plain = ok(&[&phase[..], &["--without-family", "fusion"]].concat());
+    assert!(!plain.contains("(fusion;") && plain.contains("(algebra;"), "{plain}");
+}
+
+#[test]
 fn fmt_check_tells_and_fmt_mends() {
     let folder = tempfile::tempdir().unwrap();
     let source = std::fs::read_to_string(tiny()).unwrap();

@@ -107,7 +107,7 @@ pub fn optimize(
     let all = tables::all();
     let rules = enabled(&all, options)?;
     let cost = cost_model(graph, target, phase, options);
-    let workload = cost.sizes;
+    let (workload, ranks) = (cost.sizes, cost.ranks);
     let mut kernels = KernelTable::default();
     let (mut functions, mut reports, mut dump, mut mistakes) =
         (vec![], vec![], String::new(), vec![]);

@@ -1,12 +1,12 @@
-//! `moec build`, `moec explain` and `moec rules`.
+//! `moec build` and `moec rules`.
 
-use crate::args::{BuildArgs, Emit, ExplainArgs};
+use crate::args::{BuildArgs, Emit};
 use crate::compile::{Request, Stage, compile};
 use crate::failure::{Failure, Source, tell};
 use crate::model::use_threads;
 use crate::progress::Work;
 use crate::{output, partition, sass};
-use moec_ir::{Diagnostic, Phase};
+use moec_ir::Phase;
 use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -92,31 +92,6 @@ fn emitted(args: &BuildArgs, emit: Emit, source: &Source) -> Result<String, Fail
 fn plan_text(plan: &moec_ir::Plan) -> Result<String, Failure> {
     serde_json::to_string_pretty(plan)
         .map_err(|e| Failure::Message(format!("the plan has no JSON form: {e}")))
-}
-
-/// Prints which rules led to the plan and what each gained.
-pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
-    use_threads(&args.compile);
-    let source = Source::read(&args.model)?;
-    let request =
-        Request { phases: vec![args.phase], explain: true, ..Request::new(&args.compile) };
-    let (mut text, mut warnings): (_, Vec<Diagnostic>) = (String::new(), vec![]);
-    let work = Work::begin("optimising");
-    let explained = compile(&source.text, &request, &mut |stage| match stage {
-        Stage::Checked(model) => {
-            warnings = model.warnings.clone();
-            ControlFlow::Continue(())
-        }
-        Stage::Optimized(optimized) => {
-            text = optimized.explanation.to_string();
-            ControlFlow::Break(())
-        }
-        _ => ControlFlow::Continue(()),
-    });
-    drop(work);
-    tell(&warnings, Some(&source));
-    explained.map_err(|d| source.failure(d))?;
-    output::write(text.as_bytes())
 }
 
 /// Lists every rule with its equation.
