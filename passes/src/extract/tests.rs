@@ -105,6 +105,7 @@ fn random_functions_are_planned_near_their_optimum() {
     }
     let (gap, seed) = worst;
     eprintln!("{above} of {solved} are above, at most {:.2} % (seed {seed})", 100.0 * gap);
-    assert!(solved * 10 > seeds * 9, "{solved} of {seeds} have a known optimum");
+    // What goes to other ranks has a plan in one form alone, which not all functions have.
+    assert!(solved * 4 > seeds * 3, "{solved} of {seeds} have a known optimum");
     assert!(gap <= MOST_GAP, "seed {seed}: {:.2} % above", 100.0 * gap);
 }
