@@ -83,7 +83,10 @@ pub fn why_not(
         return Err(vec![unknown_rule(rule, &all)]);
     };
     let off = options.without.iter().filter(|name| *name != rule.name).cloned().collect();
-    let rules = enabled(&all, &Options { without: off, ..options.clone() })?;
+    let mut options = Options { without: off, ..options.clone() };
+    options.without_families.retain(|family| *family != rule.family);
+    let options = &options;
+    let rules = enabled(&all, options)?;
     let graph = spread(graph, options)?;
     let cost = cost_model(&graph, target, phase, options);
     let reason = |f: &Function| (f.name.clone(), reason(f, rule, &rules, &cost, options));
