@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p moec-passes`.
 
+#![allow(missing_docs, reason = "what a macro of criterion makes")]
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use moec_ir::{Graph, Phase, Target};
 use moec_passes::{Options, optimize};

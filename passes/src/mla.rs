@@ -142,7 +142,8 @@ impl Mla {
         let row = Dim::from(rank + rope);
         let q = bf16(&[t.clone(), h.clone(), (nope + rope).into()]);
         let up = bf16(&[(heads * (nope + value)).into(), rank.into()]);
-        let cache = Cache { name: "latent".into(), ty: bf16(std::slice::from_ref(&row)) };
+        let cache =
+            Cache { name: "latent".into(), ty: bf16(std::slice::from_ref(&row)), packed: None };
         let param = Param { name: "kv_b".into(), tensor: "kv_b".into(), ty: up };
         let mut f = Function {
             name: "attention".into(),
