@@ -3,7 +3,7 @@
 use super::{Bf16, Case, F32, dense};
 use moec_ir::graph::{BinaryFn, UnaryFn};
 use moec_ir::kernel::exchange::{Activation, ExpertMatrices, Split};
-use moec_ir::kernel::{Exchange, KernelSpec, Scalar, SpreadExperts};
+use moec_ir::kernel::{Exchange, KernelSpec, Scalar, SpreadExperts, View};
 use moec_ir::{DType, Ranks, ScaleFormat};
 
 /// What decides a spec.
@@ -25,6 +25,11 @@ pub(crate) struct Spread {
 pub(crate) fn swiglu() -> Vec<Scalar> {
     let silu = Scalar::Unary(UnaryFn::Silu, 0);
     vec![Scalar::Input(0), silu, Scalar::Input(1), Scalar::Binary(BinaryFn::Mul, 1, 2)]
+}
+
+/// Elements from a row of so many scales to the next: rows begin at multiples of 16 bytes.
+pub(crate) fn scale_row(scales: u64) -> u64 {
+    scales.next_multiple_of(4)
 }
 
 impl Spread {
@@ -61,7 +66,10 @@ impl Spread {
         let each = exchange.experts_each();
         SpreadExperts {
             x: dense(exchange.row.1, &[None, Some(columns)]),
-            x_scale: self.fp8.then(|| dense(F32, &[None, Some(exchange.scales)])),
+            x_scale: self.fp8.then(|| {
+                let shape = [super::t(), exchange.scales.into()];
+                View::new(F32, shape, [scale_row(exchange.scales), 1])
+            }),
             chosen: dense(DType::I32, &[None, Some(self.top_k)]),
             weight: dense(F32, &[None, Some(self.top_k)]),
             first: self.matrices(each, 2 * inner, columns),

@@ -14,7 +14,7 @@ mod widened;
 pub(crate) use attention::{
     attentions, attentions_in_chunks, latent_attentions, packed_attentions, paged_attentions,
 };
-pub(crate) use exchange::{Spread, exchanges, swiglu as gated};
+pub(crate) use exchange::{Spread, exchanges, scale_row, swiglu as gated};
 pub(crate) use gradients::weight_gradients;
 pub(crate) use masked::{masked, scaled_masked};
 pub(crate) use packed::{

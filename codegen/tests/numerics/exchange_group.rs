@@ -2,7 +2,7 @@
 //! one: what is compared.
 
 use super::machine::{Array, POISON, Random, encode, run};
-use crate::cases::{Spread, dense, gated, t};
+use crate::cases::{Spread, dense, gated, scale_row, t};
 use half::bf16;
 use moec_codegen::{KernelCode, Options, Step, generate_kernel};
 use moec_emulator::{
@@ -93,9 +93,11 @@ impl Weights {
 
 impl Tokens {
     pub(crate) fn new(problem: &Problem, random: &mut Random) -> Self {
-        let (spec, total) = (problem.spread.spec(), problem.tokens.iter().sum::<u64>());
+        let (spec, total) = (problem.spread.spec(), problem.tokens.iter().sum::<u64>().max(1));
         let x = Array::random(&spec.x, &at(total), random);
-        let x_scale = scales(spec.x_scale.as_ref(), total, random);
+        // Gaps between rows are numbers too.
+        let padded = spec.x_scale.as_ref().map(|view| dense(F32, &[None, Some(view.strides[0])]));
+        let x_scale = scales(padded.as_ref(), total, random);
         let mut weight = Array::random(&spec.weight, &at(total), random);
         weight.clone().each(|before, index| weight.set(index, before.get(index).abs()));
         let add = Array::random(&spec.adds[0], &at(total), random);
@@ -194,7 +196,9 @@ impl Problem {
             ..View::new(Bf16, [t() * k, Dim::from(inner)], [2 * inner, 1])
         });
         let middle_view = View::dense(spec.exchange.middle.1, &[t() * k, inner.into()]).unwrap();
-        let scale_view = View::dense(F32, &[t() * k, inner.div_ceil(128).into()]).unwrap();
+        let blocks = inner.div_ceil(128);
+        let row = scale_row(blocks);
+        let scale_view = View::new(F32, [t() * k, blocks.into()], [row, 1]);
         let mut middle = Array::poisoned(&middle_view, &sizes);
         let mut middle_scale = Array::poisoned(&scale_view, &sizes);
         let mut upper = hidden.clone();
@@ -217,7 +221,7 @@ impl Problem {
             run("swiglu", &f, step, &sizes, &mut [&mut hidden, &mut upper, &mut middle]);
         }
         let a = dense(spec.exchange.middle.1, &[None, Some(k), Some(inner)]);
-        let a_scale = dense(F32, &[None, Some(k), Some(inner.div_ceil(128))]);
+        let a_scale = View::new(F32, [t(), k.into(), blocks.into()], [k * row, row, 1]);
         let down = product(a, self.spread.fp8.then_some(a_scale), &second, columns);
         let mut results = Array::poisoned(&dense(Bf16, &[None, Some(k), Some(columns)]), &sizes);
         self.multiply(
