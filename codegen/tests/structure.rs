@@ -307,6 +307,7 @@ fn ptxas_accepts_every_kernel_without_spills() {
         eprintln!("skipped: {}", ptxas::Error::Missing);
         return;
     };
+    let mut spilling = vec![];
     for case in cases::all() {
         let start = Instant::now();
         let name = format!("{}_0", case.spec.family());
@@ -316,8 +317,11 @@ fn ptxas_accepts_every_kernel_without_spills() {
         let report = ptxas::verify(&ptxas, &code.ptx, &target.arch)
             .unwrap_or_else(|e| panic!("{}: {e}\n{}", case.name, code.ptx));
         let [entry] = &report.entries[..] else { panic!("{}: {report:?}", case.name) };
-        assert_eq!((entry.spills, entry.stack), (0, 0), "{}: {entry:?}", case.name);
+        if (entry.spills, entry.stack) != (0, 0) {
+            spilling.push(format!("{}: {entry:?}", case.name));
+        }
         assert_eq!(report.warnings, Vec::<String>::new(), "{}", case.name);
         eprintln!("{}: {} registers, {took:?}", case.name, entry.registers);
     }
+    assert_eq!(spilling, Vec::<String>::new());
 }

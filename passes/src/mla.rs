@@ -92,7 +92,9 @@ pub fn mla_table(
     let all = tables::all();
     let rules = crate::optimize::enabled(&all, options)?;
     let mut rows = vec![];
-    for heads in RANKS.into_iter().filter(|n| mla.heads.is_multiple_of(*n)).map(|n| mla.heads / n) {
+    // With one head both forms read the same keys.
+    let divides = |n: &u64| mla.heads.is_multiple_of(*n) && mla.heads > *n;
+    for heads in RANKS.into_iter().filter(divides).map(|n| mla.heads / n) {
         let forms = Forms::new(Mla { heads, ..mla }, &rules, options);
         for phase in Phase::ALL {
             let cost = cost_model(graph, target, phase, options);

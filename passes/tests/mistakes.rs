@@ -24,7 +24,7 @@ fn a_rule_that_does_not_exist_is_refused_with_the_nearest() {
     assert_eq!(found[0].message, "there is no rule `absorb-key-projektion`");
     assert_eq!(found[0].help.as_deref(), Some("did you mean `absorb-key-projection`?"));
     let far = mistakes(&model("Tiny", &TINY), &without("xyz"));
-    assert!(far[0].help.as_ref().is_some_and(|h| h.contains("moec explain")));
+    assert!(far[0].help.as_ref().is_some_and(|h| h.contains("moec rules")));
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn damage_of_every_kind_is_told_apart() {
 
     let manifest = dir.join("manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();
-    fs::write(&manifest, text.replace("\"format\": 2", "\"format\": 999")).unwrap();
+    fs::write(&manifest, text.replace("\"format\": 3", "\"format\": 999")).unwrap();
     let refused = Artefact::read(&dir).unwrap_err();
     assert_eq!(refused[0].code, "E1002");
     assert!(refused[0].message.contains("999"));

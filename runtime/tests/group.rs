@@ -124,7 +124,7 @@ fn ranks_that_wait_for_one_that_does_not_tell_are_reported() {
     let mut session = load(&silent(), Schedule::InOrder, None);
     let a = session.open_on(0, 4).unwrap();
     let failed = session.step(Phase::Prefill, &[(a, &[1])], Rows::Last).unwrap_err();
-    assert_eq!(failed[0].code, "E1105", "{}", failed[0].message);
+    assert_eq!(failed[0].code, "E1107", "{}", failed[0].message);
     // What the ranks share is no longer in order.
     let again = session.step(Phase::Prefill, &[(a, &[1])], Rows::Last).unwrap_err();
     assert_eq!(again[0].code, "E1204");

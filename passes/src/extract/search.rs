@@ -85,6 +85,23 @@ impl Best {
         }
     }
 
+    /// Takes another way of each class that is used, where that alone pays: ways that were taken as
+    /// free may still stand where cheaper ones do the same.
+    fn exchange_ways(&mut self, problem: &Instance) {
+        let used = problem.order(&self.choice).unwrap_or_default();
+        for class in used {
+            for at in 0..problem.ways[class].len() {
+                let mut choice = self.choice.clone();
+                choice[class] = at;
+                if let Some(seconds) = problem.seconds_with(&choice, self.bias.forced)
+                    && seconds < self.seconds * (1.0 - LEAST_GAIN)
+                {
+                    (self.seconds, self.choice) = (seconds, choice);
+                }
+            }
+        }
+    }
+
     /// The bias with one way forbidden, if it is not forced.
     fn without(&self, way: (usize, usize)) -> Option<Bias> {
         let mut bias = self.bias.clone();
@@ -131,5 +148,6 @@ pub(super) fn search_with(problem: &Instance, forced: Option<(usize, usize)>) ->
             break;
         }
     }
+    best.exchange_ways(problem);
     Some(best.choice)
 }

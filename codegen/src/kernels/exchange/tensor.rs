@@ -29,7 +29,11 @@ pub(super) fn compute<'k>(
         ExpertTiles { first: First::Is(of_cta), at_once, ..tiles }
     });
     let (threads, warps) = (u64::from(b.threads()), first.consumers() * 4);
-    let [few, many] = first.registers();
+    // Rows that are waited for take more of a gathering thread than rows that are there.
+    let [few, many] = match (first.consumers(), first.registers()) {
+        (2, [few, many]) => [few + 16, many - 8],
+        (_, registers) => registers,
+    };
     b.if_or(
         b.warp().lt(b.i32(warps)),
         || {

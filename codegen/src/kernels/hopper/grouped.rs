@@ -58,6 +58,8 @@ pub(in crate::kernels) struct Load<'t> {
     pub(in crate::kernels) target: &'t Target,
     /// Warpgroups that multiply, where that is settled.
     pub(in crate::kernels) consumers: Option<u64>,
+    /// Most columns of a tile.
+    pub(in crate::kernels) columns: u64,
 }
 
 impl Sorted {
@@ -84,10 +86,7 @@ impl Sorted {
             clusters: false,
             transposed: false,
         };
-        let tile = match load.consumers {
-            None => Tile::choose(problem, load.target),
-            Some(consumers) => Tile::choose_with(consumers, problem, load.target),
-        };
+        let tile = Tile::choose_within((load.consumers, load.columns), problem, load.target);
         Some(Self {
             weights: tensor_map(factors.places.w, w, tile.columns)?,
             across: columns.div_ceil(tile.columns),
@@ -269,7 +268,7 @@ pub(in crate::kernels) fn design(
     target: &Target,
 ) -> Option<Grouped> {
     let pairs = c.shape[0].eval(&step.sizes) * top_k;
-    let load = Load { pairs, rows, target, consumers: None };
+    let load = Load { pairs, rows, target, consumers: None, columns: u64::MAX };
     Some(Grouped { sorted: Sorted::new(factors, c, load)?, c: c.clone(), top_k })
 }
 

@@ -32,7 +32,7 @@ pub(in crate::kernels) const SCALE_BLOCK: u64 = 128;
 const MOST_SUMS: u64 = 192;
 /// The same where operands are widened: of 192 with two multiplying warpgroups and of 240 with one,
 /// and the left operand's numbers are among them.
-const MOST_SUMS_WIDENED: [u64; 2] = [200, 160];
+const MOST_SUMS_WIDENED: [u64; 2] = [176, 160];
 /// Places of the boundary between blocks of `w`, at most: for each there is a loop, and all have
 /// to be compiled.
 const MOST_BOUNDARIES: usize = 4;
@@ -156,10 +156,17 @@ impl Tile {
         Self::choose_of(candidates(problem, target), problem)
     }
 
-    /// The same of those that so many warpgroups multiply.
-    pub(super) fn choose_with(consumers: u64, problem: Problem, target: &Target) -> Self {
-        let all = candidates(problem, target).into_iter();
-        Self::choose_of(all.filter(|tile| tile.consumers() == consumers).collect(), problem)
+    /// The same of those that so many warpgroups multiply, where that is given, and that have so
+    /// many columns at most.
+    pub(super) fn choose_within(
+        (consumers, columns): (Option<u64>, u64),
+        problem: Problem,
+        target: &Target,
+    ) -> Self {
+        let fits = |tile: &Self| {
+            consumers.is_none_or(|n| tile.consumers() == n) && tile.columns <= columns
+        };
+        Self::choose_of(candidates(problem, target).into_iter().filter(fits).collect(), problem)
     }
 
     fn choose_of(all: Vec<Self>, problem: Problem) -> Self {
