@@ -142,22 +142,25 @@ impl Mla {
         let Self { nope, rope, value, rank, heads } = *self;
         let bf16 = |shape: &[Dim]| TensorType::new(DType::Bf16, shape.iter().cloned());
         let row = Dim::from(rank + rope);
-        let q = bf16(&[t.clone(), h.clone(), (nope + rope).into()]);
+        // Queries are made in two pieces, as keys are.
+        let q = |size: u64| bf16(&[t.clone(), h.clone(), size.into()]);
+        let (q_n, q_r) = (q(nope), q(rope));
         let up = bf16(&[(heads * (nope + value)).into(), rank.into()]);
         let cache =
             Cache { name: "latent".into(), ty: bf16(std::slice::from_ref(&row)), packed: None };
         let param = Param { name: "kv_b".into(), tensor: "kv_b".into(), ty: up };
         let mut f = Function {
             name: "attention".into(),
-            inputs: vec![q, bf16(&[t, row])],
+            inputs: vec![q_n, q_r, bf16(&[t.clone(), row])],
             params: vec![param],
             caches: vec![cache],
             nodes: vec![],
             outputs: vec![],
         };
         let slice = |axis, start, len| Op::Slice { axis, start, len };
-        let q = add(&mut f, Op::Input(0), &[]);
-        let x = add(&mut f, Op::Input(1), &[]);
+        let q = [Op::Input(0), Op::Input(1)].map(|op| add(&mut f, op, &[]));
+        let q = add(&mut f, Op::Concat { axis: 2 }, &q);
+        let x = add(&mut f, Op::Input(2), &[]);
         let cache = add(&mut f, Op::Cache(0), &[]);
         let past = add(&mut f, Op::Append, &[cache, x]);
         let latent = add(&mut f, slice(1, 0, rank), &[past]);
