@@ -91,7 +91,7 @@ pub(crate) fn packed_appends() -> Vec<Case> {
     let case = |name, tokens, sizes: [u64; 2], gap: u64, interleaved, dtype, block, format| {
         let [n, dim] = sizes;
         let row = n + dim + gap;
-        let align = |at: u64| 1 << (at * DType::bytes(dtype) | 16).trailing_zeros();
+        let align = |at: u64| 1 << ((at * DType::bytes(dtype)) | 16).trailing_zeros();
         let slice = |at: u64, len: u64| View {
             align: align(at),
             ..View::new(dtype, [t(), Dim::from(len)], [row, 1])

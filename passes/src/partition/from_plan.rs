@@ -217,17 +217,17 @@ impl Layer<'_> {
         // The experts' own launches, up to the one that adds up; those behind it open the next
         // layer.
         let mut own = BTreeSet::new();
-        for at in 0..needs.len() {
+        for (at, needed) in needs.iter().enumerate() {
             let ends = |at: &usize| {
                 let spec = spec(self.plan, &self.function.launches[*at]);
                 matches!(spec, KernelSpec::Combine { .. } | KernelSpec::SpreadExperts(_))
             };
-            let behind = needs[at].iter().any(|need| {
+            let behind = needed.iter().any(|need| {
                 own.contains(need) && ends(need) || before.contains(need) && *need > experts[0]
             });
             if behind {
                 before.insert(at);
-            } else if experts.contains(&at) || needs[at].iter().any(|need| own.contains(need)) {
+            } else if experts.contains(&at) || needed.iter().any(|need| own.contains(need)) {
                 own.insert(at);
             }
         }

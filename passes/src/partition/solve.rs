@@ -112,6 +112,9 @@ pub fn solve(cell: &Cell, target: &Target) -> Result<Solution, CellError> {
     Ok(Solution { alternatives, taken })
 }
 
+/// Rows and columns of the tiles of gate and up, and of down, and what they take.
+type TilesAndSeconds = ([[f64; 2]; 2], f64);
+
 /// Costs of a cell's work by the number of SMs that compute, each worked out once.
 struct Costs<'a> {
     cell: &'a Cell,
@@ -119,7 +122,7 @@ struct Costs<'a> {
     /// By micro-batches and SMs: before, send, beside, receive.
     fixed: BTreeMap<(u32, u32), [f64; 4]>,
     /// By micro-batches, chunks and SMs: tiles and seconds of a chunk's experts.
-    experts: BTreeMap<(u32, u32, u32), ([[f64; 2]; 2], f64)>,
+    experts: BTreeMap<(u32, u32, u32), TilesAndSeconds>,
 }
 
 impl<'a> Costs<'a> {

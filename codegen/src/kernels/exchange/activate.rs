@@ -89,7 +89,7 @@ impl<'e> Activate<'e> {
                 (Some(blocks), Some((_, format))) => {
                     let to = Quantized::new(b, [middle.clone(), scale.clone()], format);
                     self.each_block(b, blocks, row, |block| {
-                        to.store(&block, &block.values(&compute))
+                        to.store(&block, &block.values(compute))
                     });
                 }
                 _ => {

@@ -40,7 +40,7 @@ pub(super) fn copy<'k>(b: &'k Builder<'k>, from: Ptr<'k>, to: Ptr<'k>, bytes: u6
 
 /// What is moved at once.
 enum Words<'k> {
-    Words(Vec<I32<'k>>),
+    Whole(Vec<I32<'k>>),
     Half(crate::builder::Val<'k, u16>),
     Byte(crate::builder::Val<'k, u8>),
 }
@@ -49,7 +49,7 @@ fn load(from: Ptr<'_>, unit: u64) -> Words<'_> {
     match unit {
         1 => Words::Byte(from.load_scalar()),
         2 => Words::Half(from.load_scalar()),
-        _ => Words::Words(from.load_words((unit / 4) as usize)),
+        _ => Words::Whole(from.load_words((unit / 4) as usize)),
     }
 }
 
@@ -57,6 +57,6 @@ fn store<'k>(to: Ptr<'k>, words: &Words<'k>) {
     match words {
         Words::Byte(byte) => to.store_scalar(*byte),
         Words::Half(half) => to.store_scalar(*half),
-        Words::Words(words) => to.store_words(words),
+        Words::Whole(words) => to.store_words(words),
     }
 }

@@ -182,7 +182,7 @@ impl<'k, 'c, 'd> Unpacker<'k, 'c, 'd> {
         let page = (at / 2 % 2) * (layout.keys(1, 0) - layout.keys(0, 0)) as i32;
         let offset = page + self.first_panel(at) * PANEL_BYTES as i32;
         let to = self.to.map(|to| b.dynamic_shared_ptr().index(to + offset, 1));
-        b.mbarrier_wait(cta.at(layout.empty(0, Half::Near)) + barriers, at / HALVES % 2 ^ 1);
+        b.mbarrier_wait(cta.at(layout.empty(0, Half::Near)) + barriers, (at / HALVES % 2) ^ 1);
         self.one(|| self.copy_rest(at, full));
         let convert = |large: bool| {
             let (mut words, mut next_scales) = (vec![], vec![]);
