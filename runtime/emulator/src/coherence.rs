@@ -14,6 +14,7 @@ mod machine;
 mod network;
 mod poll;
 mod proxy;
+mod race;
 
 pub(crate) use access::{Order, Scope, ordered};
 pub(crate) use buffer::{Buffer, Writer};
@@ -21,6 +22,7 @@ pub(crate) use machine::Machine;
 pub(crate) use network::{Flight, Piece, Signal};
 pub(crate) use poll::{Polls, WatchedPlace};
 pub(crate) use proxy::Shadow;
+pub(crate) use race::{Found, Races};
 
 use std::collections::BTreeMap;
 

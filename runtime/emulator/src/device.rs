@@ -36,6 +36,9 @@ pub struct DeviceConfig {
     pub traffic: bool,
     /// Reports of a [`Group`](crate::Group) say when each CTA ran.
     pub timeline: bool,
+    /// Looks for races in runs of groups ([`GroupReport::races`](crate::GroupReport)) with a seed,
+    /// which is slow.
+    pub races: bool,
 }
 
 impl Default for DeviceConfig {
@@ -50,6 +53,7 @@ impl Default for DeviceConfig {
             accumulation: Accumulation::default(),
             traffic: false,
             timeline: false,
+            races: false,
         }
     }
 }

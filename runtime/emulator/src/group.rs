@@ -44,12 +44,14 @@
 //! ```
 
 mod member;
+mod race;
 mod run;
 mod timeline;
 
 use std::sync::Arc;
 
 pub(crate) use member::{Fabric, Member};
+pub use race::{Access, Race};
 pub use timeline::{CtaSpan, Mark, Timeline};
 
 use crate::device::{Device, DeviceConfig, pool};
@@ -105,6 +107,9 @@ pub struct GroupReport {
     pub launches: Vec<Vec<LaunchReport>>,
     /// How long the run took, in virtual time: one tick per instruction of a warp on an SM.
     pub ticks: u64,
+    /// Races, where [`DeviceConfig::races`] asks for them: at most 64, each pair of instructions of
+    /// two launches once.
+    pub races: Vec<Race>,
     /// When CTAs ran, where [`DeviceConfig::timeline`] asks for it.
     pub timeline: Option<Timeline>,
 }

@@ -217,6 +217,7 @@ pub(crate) fn build<'a>(
         memory,
         member,
         machine,
+        finds_races: machine.is_some() && device.races && device.schedule != Schedule::InOrder,
         is_weak: machine.is_some() && device.schedule != Schedule::InOrder,
         params,
         globals: numbers.globals,

@@ -63,7 +63,8 @@ pub use emulate::{Output, Outputs, emulate, emulate_scheduled};
 pub use error::Error;
 pub use fault::{Fault, FaultKind};
 pub use group::{
-    CtaSpan, Group, GroupConfig, GroupReport, Mark, QueuedLaunch, SymmetricId, Timeline,
+    Access, CtaSpan, Group, GroupConfig, GroupReport, Mark, QueuedLaunch, Race, SymmetricId,
+    Timeline,
 };
 pub use hang::{Hang, LastWriter, NotBegun, Polled, Waiter, WaitsFor};
 pub use launch::{Arg, LaunchConfig, LaunchReport, Traffic};

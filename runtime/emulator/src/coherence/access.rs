@@ -186,6 +186,12 @@ impl<'a> Cx<'a> {
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), host, bytes.len()) };
             return;
         }
+        if self.launch.finds_races
+            && let Some(mut machine) = self.machine()
+            && let Some(races) = &mut machine.races
+        {
+            races.issue(address, bytes.len() as u64, writer);
+        }
         let mut unit = Unit { host, len: bytes.len() as u8, bytes: [0; 16], writer };
         unit.bytes[..bytes.len()].copy_from_slice(bytes);
         let displaced = self.warp.memory.stores.put(address, unit);
@@ -228,6 +234,10 @@ impl<'a> Cx<'a> {
         let (writer, (own, others), began) = (self.writer(), self.floors(), self.worker.began);
         let size = len as u8;
         let Some(mut machine) = self.machine() else { return [0; 16] };
+        if self.launch.finds_races && matches!(order, Order::Weak | Order::NonCoherent) {
+            let floors = if order == Order::Weak { (own, others) } else { (began, began) };
+            machine.look(&writer, address, len as u64, floors);
+        }
         if order == Order::NonCoherent {
             let oldest = machine.oldest(address, size, began);
             return oldest.unwrap_or_else(|| machine.device_view(u32::MAX, address, host, len));
@@ -358,8 +368,8 @@ impl<'a> Cx<'a> {
             return;
         }
         let address = region.start + offset;
-        let warp = self.warp.index;
-        self.cta.memory.shadow.store(address as u32, bytes, warp, |at| {
+        let writer = self.writer();
+        self.cta.memory.shadow.store(address as u32, bytes, writer, |at| {
             let at = u64::from(at);
             // SAFETY: the range was checked to lie inside the region.
             region.holds(at, at + 16).then(|| unsafe {

@@ -69,6 +69,14 @@ impl Buffer {
         !self.units.is_empty() && self.overlapping(address, len).next().is_some()
     }
 
+    /// Who wrote some byte of the range, if any is here.
+    pub(crate) fn writer(&self, address: u64, len: u64) -> Option<Writer> {
+        if self.units.is_empty() {
+            return None;
+        }
+        self.overlapping(address, len).next().map(|(_, unit)| unit.writer)
+    }
+
     /// Takes out what overlaps the range, in order of address.
     pub(crate) fn take(&mut self, address: u64, len: u64) -> Vec<(u64, Unit)> {
         if self.units.is_empty() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::buffer::{Buffer, Unit, Writer};
 use super::history::{Change, History};
 use super::network::Flight;
+use super::race::Races;
 use crate::schedule::{Chance, Schedule, Stream};
 
 /// Locations whose last writer is remembered, at most.
@@ -48,6 +49,8 @@ pub(crate) struct Machine {
     covered: u64,
     /// The last fence to the asynchronous proxy of each CTA (rank, launch, number).
     own_fences: BTreeMap<(u32, u64, u64), u64>,
+    /// Where races are looked for.
+    pub(crate) races: Option<Box<Races>>,
 }
 
 impl Machine {
@@ -73,6 +76,7 @@ impl Machine {
             fences: Vec::new(),
             covered: 0,
             own_fences: BTreeMap::new(),
+            races: None,
         }
     }
 
@@ -146,6 +150,9 @@ impl Machine {
     /// A store leaves its CTA: its device sees it.
     pub(crate) fn pass_to_device(&mut self, address: u64, unit: Unit) {
         let rank = unit.writer.rank as usize;
+        if let Some(races) = &mut self.races {
+            races.pass(address, u64::from(unit.len), &unit.writer);
+        }
         if self.devices.is_empty() {
             return self.commit(address, unit, true);
         }
@@ -310,6 +317,31 @@ impl Machine {
             found = Some((change.old, change.time - 1));
         }
         found
+    }
+
+    /// A store to a range that the reader may miss: another device alone sees it, or it came to be
+    /// seen after what the reader has acquired.
+    pub(crate) fn unordered(
+        &self,
+        reader: &Writer,
+        address: u64,
+        len: u64,
+        (own, others): (u64, u64),
+    ) -> Option<Writer> {
+        let devices = (0u32..).zip(&self.devices);
+        let mut others_see = devices.filter(|&(rank, _)| rank != reader.rank);
+        let held = others_see.find_map(|(_, device)| device.writer(address, len));
+        held.or_else(|| {
+            let near = self.history.within(address.saturating_sub(15), len + 15);
+            let near = near.flat_map(|(at, list)| list.iter().rev().map(move |one| (at, one)));
+            let late = |change: &Change| {
+                let is_own = change.writer.rank == reader.rank;
+                change.time > if is_own { own } else { others }
+            };
+            near.filter(|&(at, one)| at + u64::from(one.len) > address && late(one))
+                .find(|(_, one)| one.is_seen_by(reader.rank) && !one.writer.same_cta(reader))
+                .map(|(_, one)| one.writer)
+        })
     }
 
     /// The oldest value that is known of a location since `began` (`ld.global.nc`).

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use super::buffer::Writer;
+use super::race::Found;
 use crate::exec::Cx;
 
 /// Bytes that are followed together: those of a row of a core matrix.
@@ -12,7 +14,7 @@ const GRAIN: u32 = 16;
 #[derive(Clone, Copy, Debug)]
 struct Hidden {
     old: [u8; GRAIN as usize],
-    warp: u32,
+    writer: Writer,
     time: u64,
 }
 
@@ -43,7 +45,7 @@ impl Shadow {
         &mut self,
         address: u32,
         bytes: u32,
-        warp: u32,
+        writer: Writer,
         read: impl Fn(u32) -> Option<[u8; GRAIN as usize]>,
     ) {
         self.clock += 1;
@@ -51,16 +53,16 @@ impl Shadow {
         for grain in address / GRAIN..=(address + bytes.max(1) - 1) / GRAIN {
             let at = grain * GRAIN;
             if let Some(hidden) = self.hidden.get_mut(&at) {
-                (hidden.warp, hidden.time) = (warp, time);
+                (hidden.writer, hidden.time) = (writer, time);
             } else if let Some(old) = read(at) {
-                self.hidden.insert(at, Hidden { old, warp, time });
+                self.hidden.insert(at, Hidden { old, writer, time });
             }
         }
     }
 
     /// `fence.proxy.async` by a warp that has last met the others at time `synced`.
     pub(crate) fn fence(&mut self, warp: u32, synced: u64) {
-        self.hidden.retain(|_, hidden| hidden.warp != warp && hidden.time > synced);
+        self.hidden.retain(|_, hidden| hidden.writer.warp != warp && hidden.time > synced);
     }
 
     /// The asynchronous proxy writes: what was there before is gone for it too.
@@ -78,6 +80,13 @@ impl Shadow {
     /// The bytes that the asynchronous proxy may still see in place of the grain at `address`.
     pub(crate) fn old(&self, address: u32) -> Option<[u8; GRAIN as usize]> {
         self.hidden.get(&address).map(|hidden| hidden.old)
+    }
+
+    /// Who stored what the asynchronous proxy may not see yet of a range, and where.
+    pub(crate) fn hidden_by(&self, address: u32, bytes: u32) -> Option<(u32, Writer)> {
+        let first = address / GRAIN * GRAIN;
+        let found = self.hidden.range(first..address.saturating_add(bytes)).next();
+        found.map(|(&at, hidden)| (at, hidden.writer))
     }
 
     /// Puts what the asynchronous proxy may still see over the bytes at `address`.
@@ -101,6 +110,20 @@ impl Cx<'_> {
             && self.cta.chance.as_mut().is_some_and(|chance| chance.one_in(2))
     }
 
+    /// The asynchronous proxy reads shared memory of this CTA: keeps the race if a store to it has
+    /// no fence.
+    pub(crate) fn proxy_looks(&mut self, hidden: Option<(u32, Writer)>) {
+        let Some((address, writer)) = hidden else { return };
+        if self.launch.finds_races {
+            let reader = self.writer();
+            let Some(mut machine) = self.machine() else { return };
+            if let Some(races) = &mut machine.races {
+                let address = u64::from(address);
+                races.add(Found { reader, writer, address, by_proxy: true });
+            }
+        }
+    }
+
     /// What a bulk copy reads at a shared address; none if that is what is there.
     pub(crate) fn proxy_read_shared(
         &mut self,
@@ -108,7 +131,15 @@ impl Cx<'_> {
         host: *const u8,
         bytes: u32,
     ) -> Option<Vec<u8>> {
-        if !self.is_own(address) || !self.proxy_is_late() {
+        if !self.is_own(address) {
+            return None;
+        }
+        if self.launch.finds_races {
+            let offset = address & ((1 << crate::exec::cluster::RANK_SHIFT) - 1);
+            let hidden = self.cta.memory.shadow.hidden_by(offset, bytes);
+            self.proxy_looks(hidden);
+        }
+        if !self.proxy_is_late() {
             return None;
         }
         // SAFETY: the caller has checked the range.

@@ -31,6 +31,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) machine: Option<&'a Mutex<Machine>>,
     /// Whether memory is as weak as the PTX ISA leaves it.
     pub(crate) is_weak: bool,
+    /// Whether races are looked for.
+    pub(crate) finds_races: bool,
     /// Parameters, in words so that they are aligned.
     pub(crate) params: Vec<u128>,
     pub(crate) globals: u64,

@@ -7,8 +7,8 @@
 
 use std::sync::Mutex;
 
-use super::{Fabric, Group, GroupReport, Member, QueuedLaunch, Timeline};
-use crate::coherence::{Machine, Writer};
+use super::{Fabric, Group, GroupReport, Member, QueuedLaunch, Race, Timeline};
+use crate::coherence::{Machine, Races, Writer};
 use crate::device::Lane;
 use crate::error::Error;
 use crate::exec::{Launch, Progress};
@@ -83,7 +83,8 @@ impl Group {
             let memory = device.memory.as_ref();
             memories.push(memory.map_err(|message| Error::Memory(message.clone()))?);
         }
-        let machine = Machine::new(self.config.ranks, self.config.device.schedule, self.runs);
+        let mut machine = Machine::new(self.config.ranks, self.config.device.schedule, self.runs);
+        machine.races = self.config.device.races.then(|| Box::new(Races::default()));
         let machine = Mutex::new(machine);
         let fabric = Fabric { memories, ranks_per_node: self.config.ranks_per_node };
         let mut launches: Vec<Vec<Launch<'_>>> = Vec::new();
@@ -108,13 +109,13 @@ impl Group {
         }
         let mut timeline = Timeline::default();
         self.rounds(&mut ranks, chance, &machine, &mut timeline)?;
+        let found = machine.lock().unwrap_or_else(|poison| poison.into_inner()).races.take();
+        let found = found.map(|races| races.found).unwrap_or_default();
+        let races = found.iter().map(|one| Race::of(one, &launches)).collect();
         let launches = ranks.into_iter().map(|rank| rank.reports).collect();
         let ticks = timeline.ticks;
-        Ok(GroupReport {
-            launches,
-            ticks,
-            timeline: self.config.device.timeline.then_some(timeline),
-        })
+        let timeline = self.config.device.timeline.then_some(timeline);
+        Ok(GroupReport { launches, ticks, races, timeline })
     }
 
     fn rounds(

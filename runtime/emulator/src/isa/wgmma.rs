@@ -429,6 +429,7 @@ unsafe fn compute(
     let region = cx.cta.shared.region();
     let may_be_late = cx.proxy_is_late();
     let shadow = &cx.cta.memory.shadow;
+    let hidden = std::cell::Cell::new(None);
     let read = |addresses: [u32; 8], out: &mut [[u8; 16]; 8]| -> Result<(), String> {
         let low = addresses.iter().fold(u32::MAX, |low, &address| low.min(address));
         let high = addresses.iter().fold(0, |high, &address| high.max(address));
@@ -445,6 +446,9 @@ unsafe fn compute(
             let at = (u64::from(address) - region.start) as usize;
             // SAFETY: it lies between two addresses inside the region.
             *out = unsafe { region.host.add(at).cast::<[u8; 16]>().read() };
+            if !shadow.is_empty() {
+                hidden.set(hidden.get().or_else(|| shadow.hidden_by(address, 16)));
+            }
             if may_be_late && let Some(old) = shadow.old(address) {
                 *out = old;
             }
@@ -499,5 +503,6 @@ unsafe fn compute(
             scatter(form.accumulator, columns, tile, |index| row(d[index]));
         }
     }
+    cx.proxy_looks(hidden.get());
     Ok(())
 }
