@@ -6,7 +6,7 @@ use crate::cases::{Spread, dense, gated, scale_row, t};
 use half::bf16;
 use moec_codegen::{KernelCode, Options, Step, generate_kernel};
 use moec_emulator::{
-    Arg, DeviceConfig, Group, GroupConfig, LaunchConfig, Module, QueuedLaunch, Schedule,
+    Arg, DeviceConfig, Group, GroupConfig, LaunchConfig, Module, QueuedLaunch, Race, Schedule,
 };
 use moec_ir::DType::{Bf16, F32, I32};
 use moec_ir::kernel::exchange::{ExpertMatrices, Region};
@@ -302,6 +302,7 @@ impl Problem {
 }
 
 /// The code of the three kernels.
+#[derive(Clone)]
 pub(crate) struct Code {
     kernels: [(KernelCode, Module, &'static str); 3],
     spec: SpreadExperts,
@@ -334,15 +335,78 @@ impl Code {
 
     /// The PTX of the kernel of experts.
     pub(crate) fn experts(&self) -> &str {
-        &self.kernels[2].0.ptx
+        self.ptx("experts")
+    }
+
+    fn place(&self, kernel: &str) -> usize {
+        self.kernels.iter().position(|(.., name)| *name == kernel).unwrap()
+    }
+
+    /// The PTX of `routes`, `plan` or `experts`.
+    pub(crate) fn ptx(&self, kernel: &str) -> &str {
+        &self.kernels[self.place(kernel)].0.ptx
+    }
+
+    /// The same with other PTX for a kernel.
+    #[allow(dead_code, reason = "only mutants have other PTX")]
+    pub(crate) fn with(mut self, kernel: &str, ptx: String) -> Self {
+        let place = self.place(kernel);
+        self.kernels[place].1 = Module::parse(&ptx).unwrap_or_else(|e| panic!("{kernel}: {e}"));
+        self.kernels[place].0.ptx = ptx;
+        self
     }
 }
+
+/// Shared memory of a CTA of which an SM has room for one only: it has 228 KiB (CUDA C++
+/// Programming Guide, compute capability 9.0).
+const LARGE: u32 = 200 << 10;
 
 /// Rows of a rank of an operand that has all ranks' one after the other.
 fn rows(array: &Array, first: u64, count: u64) -> Vec<u8> {
     let bytes = array.bytes.len() as u64 / array.shape[0];
     array.bytes[(first * bytes) as usize..((first + count) * bytes) as usize].to_vec()
 }
+
+/// A layer: what it computes, and with what.
+#[derive(Clone, Copy)]
+pub(crate) struct Layer<'a> {
+    pub(crate) problem: &'a Problem,
+    pub(crate) code: &'a Code,
+    pub(crate) weights: &'a Weights,
+    pub(crate) tokens: &'a Tokens,
+}
+
+/// How layers are launched, and on what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Launching {
+    pub(crate) schedule: Schedule,
+    /// Whether races are reported.
+    pub(crate) races: bool,
+    /// SMs of a device, each of which has room for one CTA; else as many as an H800 has.
+    pub(crate) sms: Option<u32>,
+    /// The plan is launched for the tokens of its rank, not for the most of any.
+    pub(crate) plan_of_own: bool,
+    /// What ranks are told of the most tokens of any, where it is not so.
+    pub(crate) told_most: Option<u64>,
+    /// The second of the layers is one of other sizes.
+    pub(crate) two_sizes: bool,
+}
+
+impl From<Schedule> for Launching {
+    fn from(schedule: Schedule) -> Self {
+        Self {
+            schedule,
+            races: false,
+            sms: None,
+            plan_of_own: false,
+            told_most: None,
+            two_sizes: false,
+        }
+    }
+}
+
+/// What each layer gave on each rank.
+pub(crate) type Outs = Vec<Vec<Vec<u16>>>;
 
 /// Runs layers in a row on all ranks and returns what each gave on each rank.
 pub(crate) fn exchange(
@@ -351,21 +415,37 @@ pub(crate) fn exchange(
     weights: &Weights,
     layers: &[Tokens],
     schedule: Schedule,
-) -> Vec<Vec<Vec<u16>>> {
-    let poison = Some(POISON);
+) -> Outs {
+    let layers: Vec<Layer<'_>> =
+        layers.iter().map(|tokens| Layer { problem, code, weights, tokens }).collect();
+    let (outs, _) = attempt(&layers, schedule.into())
+        .unwrap_or_else(|e| panic!("{}, {schedule:?}: {e}", problem.name));
+    outs
+}
+
+/// [`exchange`] of layers that may differ in all but the ranks and their tokens, on the same
+/// regions; with the races that were found.
+pub(crate) fn attempt(
+    layers: &[Layer<'_>],
+    launching: Launching,
+) -> Result<(Outs, Vec<Race>), moec_emulator::Error> {
     let device = DeviceConfig {
-        poison,
+        sm_count: launching.sms.unwrap_or(132),
+        poison: Some(POISON),
         threads: 1,
-        schedule,
+        schedule: launching.schedule,
         livelock_instructions: 1 << 24,
+        races: launching.races,
         ..DeviceConfig::default()
     };
+    let problem = layers[0].problem;
     let [ranks, _] = problem.spread.ranks;
     let ranks_per_node = problem.spread.exchange().ranks.per_node();
     let mut group = Group::new(GroupConfig { ranks, ranks_per_node, device }).unwrap();
-    let (exchange, most) = (&code.spec.exchange, problem.most());
+    let most = launching.told_most.unwrap_or(problem.most());
     let regions = Region::ALL.map(|region| {
-        let bytes = exchange.region_bytes(region).eval(&at(most)).max(16) as usize;
+        let of = |l: &Layer<'_>| l.code.spec.exchange.region_bytes(region).eval(&at(most));
+        let bytes = layers.iter().map(of).fold(16, u64::max) as usize;
         let id = group.alloc_symmetric(bytes, region.name()).unwrap();
         for rank in 0..ranks {
             let address = group.address(id, rank);
@@ -383,11 +463,7 @@ pub(crate) fn exchange(
             if near { base(other).wrapping_sub(base(rank)) } else { 0 }
         });
         let told: Vec<u64> = [u64::from(rank), most].into_iter().chain(told).collect();
-        let region = |region: Region| {
-            let place = Region::ALL.iter().position(|&other| other == region).unwrap();
-            group.address(regions[place], rank)
-        };
-        let regions = Region::ALL.map(region);
+        let regions = regions.map(|region| group.address(region, rank));
         let device = group.device_mut(rank);
         let mut buffer = |name: &str, bytes: &[u8]| {
             let address = device.alloc(bytes.len().max(16), name).unwrap();
@@ -395,53 +471,55 @@ pub(crate) fn exchange(
             address
         };
         let told = buffer("group", &told.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
-        let each = exchange.experts_each();
-        let own = |array: &Array| rows(array, u64::from(rank) * each, each);
-        let mut matrix = |[w, scale]: &[Array; 2], name: &str| {
-            let mut addresses = vec![buffer(name, &own(w))];
-            if problem.spread.fp8 {
-                addresses.push(buffer(name, &own(scale)));
-            }
-            addresses
-        };
-        let matrices =
-            [matrix(&weights.first, "first"), matrix(&weights.second, "second")].concat();
         let (mut queue, mut of_rank) = (vec![], vec![]);
-        for tokens in layers {
+        for (layer, &Layer { problem, code, weights, tokens }) in layers.iter().enumerate() {
+            let each = code.spec.exchange.experts_each();
+            let own = |array: &Array| rows(array, u64::from(rank) * each, each);
+            let mut matrix = |[w, scale]: &[Array; 2], name: &str| {
+                let mut addresses = vec![buffer(name, &own(w))];
+                if problem.spread.fp8 {
+                    addresses.push(buffer(name, &own(scale)));
+                }
+                addresses
+            };
+            let matrices =
+                [matrix(&weights.first, "first"), matrix(&weights.second, "second")].concat();
             let mut input = |array: &Array, name: &str| buffer(name, &rows(array, first, count));
             let x = input(&tokens.x, "x");
             let x_scale = problem.spread.fp8.then(|| input(&tokens.x_scale, "x_scale"));
             let [chosen, weight] = [&tokens.chosen, &tokens.weight].map(|a| input(a, "route"));
             let add = input(&tokens.add, "add");
             let out = buffer("out", &vec![POISON; (count * problem.spread.sizes[0] * 2) as usize]);
-            of_rank.push(out);
+            of_rank.push((out, (count * problem.spread.sizes[0] * 2) as usize));
             let routes = vec![chosen, weight, told, regions[0], regions[1]];
             let experts = [x].into_iter().chain(x_scale).chain([chosen, weight]);
-            let experts = experts.chain(matrices.clone()).chain([add, out, told]).chain(regions);
+            let experts = experts.chain(matrices).chain([add, out, told]).chain(regions);
             let operands = [routes, vec![regions[1], regions[2]], experts.collect()];
             for (i, ((code, module, name), operands)) in
                 code.kernels.iter().zip(operands).enumerate()
             {
-                let sizes = at(if i == 1 { most } else { count });
-                queue.push(launch(code, module, name, &operands, &sizes));
+                let sizes = at(if i == 1 && !launching.plan_of_own { most } else { count });
+                let mut queued = launch(code, module, name, &operands, &sizes);
+                queued.label = format!("{name} {layer}");
+                if launching.sms.is_some() {
+                    queued.config.dynamic_shared_bytes = LARGE;
+                }
+                queue.push(queued);
             }
         }
         outs.push(of_rank);
         queues.push(queue);
         first += count;
     }
-    group.run(&queues).unwrap_or_else(|e| panic!("{}, {schedule:?}: {e}", problem.name));
-    let read = |(rank, (out, &count)): (u32, (&u64, &u64))| {
-        let mut bytes = vec![0; (count * problem.spread.sizes[0] * 2) as usize];
-        group.device(rank).read(*out, &mut bytes).unwrap();
+    let report = group.run(&queues)?;
+    let read = |rank: u32, (out, len): (u64, usize)| {
+        let mut bytes = vec![0; len];
+        group.device(rank).read(out, &mut bytes).unwrap();
         bytes.chunks(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect()
     };
-    (0..layers.len())
-        .map(|layer| {
-            let of_layer: Vec<u64> = outs.iter().map(|outs| outs[layer]).collect();
-            (0..).zip(of_layer.iter().zip(&problem.tokens)).map(read).collect()
-        })
-        .collect()
+    let of_layer =
+        |layer: usize| (0..).zip(&outs).map(|(rank, outs)| read(rank, outs[layer])).collect();
+    Ok(((0..layers.len()).map(of_layer).collect(), report.races))
 }
 
 fn launch(
