@@ -77,7 +77,7 @@ fn every_mutant_is_caught_and_named() {
                 failures.push(format!("{}: not caught", mutant.name));
                 continue;
             };
-            println!("{}, after {after}: {}\n", mutant.name, verdict.text);
+            eprintln!("{}, after {after}: {}\n", mutant.name, verdict.text);
             for name in mutant.names.iter().filter(|name| !verdict.text.contains(**name)) {
                 failures.push(format!("{}: no `{name}` in {}", mutant.name, verdict.text));
             }

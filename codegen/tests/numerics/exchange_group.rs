@@ -389,6 +389,7 @@ pub(crate) struct Launching {
     /// What ranks are told of the most tokens of any, where it is not so.
     pub(crate) told_most: Option<u64>,
     /// The second of the layers is one of other sizes.
+    #[allow(dead_code, reason = "only the tests of mutants read it")]
     pub(crate) two_sizes: bool,
 }
 
