@@ -101,6 +101,9 @@ enum Command {
         /// Rows of each trace that are drawn.
         #[arg(long, default_value_t = 24)]
         rows: usize,
+        /// Only what begins before so many microseconds.
+        #[arg(long, default_value_t = f64::INFINITY)]
+        until: f64,
         /// The SVG to write.
         #[arg(short, long)]
         output: PathBuf,
@@ -156,8 +159,8 @@ fn run(command: Command) -> Result<()> {
             let text = xtask::validate_model::run(&root, check)?;
             Ok(io::stdout().write_all(text.as_bytes())?)
         }
-        Command::Picture { traces, rows, output } => {
-            xtask::picture::picture(&traces, rows, &output)
+        Command::Picture { traces, rows, until, output } => {
+            xtask::picture::picture(&traces, rows, until, &output)
         }
         Command::FusionReport { check } => {
             let text = xtask::fusion_report::run(&root, check)?;

@@ -14,12 +14,15 @@ use svg::node::element::{Rectangle, Text, Title};
 
 /// Pixels of the whole picture, of the names of tracks, of a row, and between traces.
 const WIDTH: f64 = 1100.0;
-const NAMES: f64 = 190.0;
+const NAMES: f64 = 300.0;
 const ROW: f64 = 18.0;
 const GAP: f64 = 46.0;
-/// Okabe and Ito's colours, which people who see few colours tell apart (jfly.uni-koeln.de/color).
-const COLOURS: [&str; 8] =
-    ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999"];
+/// Okabe and Ito's colours, which people who see few colours tell apart (jfly.uni-koeln.de/color),
+/// and two of Paul Tol's.
+const COLOURS: [&str; 10] = [
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999",
+    "#882255", "#117733",
+];
 
 /// A trace: its rows and what runs on them.
 struct Trace {
@@ -35,12 +38,12 @@ struct Span {
     end: f64,
 }
 
-/// Draws traces into one picture.
+/// Draws traces into one picture: their first rows, and what begins before `until` microseconds.
 ///
 /// # Errors
 /// A file that cannot be read or written, or that is no trace.
-pub fn picture(traces: &[PathBuf], most_rows: usize, to: &Path) -> Result<()> {
-    let traces = traces.iter().map(|path| Trace::read(path, most_rows));
+pub fn picture(traces: &[PathBuf], most_rows: usize, until: f64, to: &Path) -> Result<()> {
+    let traces = traces.iter().map(|path| Trace::read(path, most_rows, until));
     let traces = traces.collect::<Result<Vec<Trace>>>()?;
     let mut colours: BTreeMap<&str, &str> = BTreeMap::new();
     let mut legend: Vec<&str> = vec![];
@@ -58,10 +61,14 @@ pub fn picture(traces: &[PathBuf], most_rows: usize, to: &Path) -> Result<()> {
     }
     let mut left = NAMES;
     for name in legend {
+        let width = 40.0 + 7.0 * name.len() as f64;
+        if left + width > WIDTH {
+            (left, top) = (NAMES, top + ROW);
+        }
         let key = Rectangle::new().set("x", left).set("y", top).set("width", 12).set("height", 12);
         document = document.add(key.set("fill", colours[name]));
         document = document.add(text(name, left + 16.0, top + 10.0));
-        left += 40.0 + 7.0 * name.len() as f64;
+        left += width;
     }
     let height = top + 24.0;
     let document = document
@@ -72,7 +79,7 @@ pub fn picture(traces: &[PathBuf], most_rows: usize, to: &Path) -> Result<()> {
 }
 
 impl Trace {
-    fn read(path: &Path, most_rows: usize) -> Result<Self> {
+    fn read(path: &Path, most_rows: usize, until: f64) -> Result<Self> {
         let file =
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let json: Value = serde_json::from_slice(&file)
@@ -100,7 +107,7 @@ impl Trace {
         rows.truncate(most_rows);
         let spans = events.iter().filter(|event| event["ph"] == "X").filter_map(|event| {
             let row = rows.iter().position(|(id, _)| *id == of(event))?;
-            let start = event["ts"].as_f64()?;
+            let start = event["ts"].as_f64().filter(|start| *start < until)?;
             let name = event["name"].as_str()?.to_owned();
             Some(Span { row, name, start, end: start + event["dur"].as_f64()? })
         });
@@ -163,14 +170,14 @@ mod tests {
             {"ph": "X", "name": "send", "pid": 1, "tid": 1, "ts": 0.0, "dur": 2.0},
             {"ph": "X", "name": "multiply", "pid": 1, "tid": 2, "ts": 1.0, "dur": 3.0}]}"#;
         std::fs::write(&trace, json).unwrap();
-        picture(std::slice::from_ref(&trace), 100, &to).unwrap();
+        picture(std::slice::from_ref(&trace), 100, 9.0, &to).unwrap();
         let drawn = std::fs::read_to_string(&to).unwrap();
         for words in ["two tracks", "rank 0: comm", "rank 0: compute", "send", "multiply", "4.0 us"]
         {
             assert!(drawn.contains(words), "{words} in {drawn}");
         }
         std::fs::write(&trace, r#"{"traceEvents": []}"#).unwrap();
-        assert!(picture(&[trace], 100, &to).is_err());
+        assert!(picture(&[trace], 100, 9.0, &to).is_err());
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }
