@@ -6,10 +6,11 @@ mod ranks;
 use moec_emulator::{DeviceConfig, Group, GroupConfig, Module, Race, Schedule};
 use ranks::{kernel, queued};
 
-/// The races of two ranks that run `module`, over some seeds; `x` and `y` lie on rank 1.
+/// The races of two ranks that run `module`, over many seeds: a row that two instructions could
+/// hand over too early seldom is. `x` and `y` lie on rank 1.
 fn races(module: &Module) -> Vec<Race> {
     let mut all: Vec<Race> = vec![];
-    for seed in 0..20 {
+    for seed in 0..400 {
         let device = DeviceConfig {
             schedule: Schedule::Seeded(seed),
             threads: 1,
