@@ -78,10 +78,13 @@ pub fn run(root: &Path, check: bool) -> Result<String> {
         let kernels = match case.of {
             Kernels::Step { phase, batch } => {
                 let artefact = folder.path().join(phase);
-                cmd!(shell, "{moec} build {MODEL} --phase {phase} --batch {batch} -o {artefact}")
-                    .quiet()
-                    .ignore_stderr()
-                    .run()?;
+                cmd!(
+                    shell,
+                    "{moec} build {MODEL} --ranks 1 --phase {phase} --batch {batch} -o {artefact}"
+                )
+                .quiet()
+                .ignore_stderr()
+                .run()?;
                 artefact.join(phase)
             }
             Kernels::Forms => {

@@ -15,7 +15,7 @@ neighbour in a cluster. Beside ours stands what is published for the same work (
 where there is any.
 
 To repeat it: `cargo xtask setup`, then `cargo xtask sass-report`; with `--check` it compares instead of \
-writing. The files behind it: `moec build examples/deepseek-v3/deepseek-v3.moe --batch B -o OUT`, then \
+writing. The files behind it: `moec build examples/deepseek-v3/deepseek-v3.moe --ranks 1 --batch B -o OUT`, then \
 `cargo xtask ptxas OUT/PHASE/kernels.ptx` and `cargo xtask sass OUT/PHASE/kernels.ptx`; for the forms that no \
 step has, `cargo run -p moec-codegen --example forms -- OUT`.
 ";
