@@ -42,7 +42,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
     let (checkpoint, loads) = match routing {
         Routing::Model => (checkpoint, vec![]),
         _ => {
-            let _work = Work::begin("steering the routers");
+            let _work = Work::begin("fitting the routers");
             let wanted = (routing, ranks, args.seed);
             steer(graph, &checkpoint, &tokens.sequences(), wanted)?
         }
